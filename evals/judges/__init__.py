@@ -1,0 +1,1 @@
+"""What gives an answer a Score: deterministic checks and language-model judges."""

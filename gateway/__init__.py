@@ -1,0 +1,1 @@
+"""The OpenAI-compatible front door: the only package that knows the others."""

@@ -1,0 +1,1 @@
+"""The OpenAI wire: request bodies in, response bodies and server-sent events out."""

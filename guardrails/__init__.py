@@ -1,0 +1,1 @@
+"""Text in, Verdict out: personal data, rails and policies. Knows nothing of HTTP."""

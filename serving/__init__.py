@@ -1,0 +1,1 @@
+"""Models behind the gateway: fraud scoring, embeddings and embedded language models."""

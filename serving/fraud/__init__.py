@@ -1,0 +1,1 @@
+"""Is this transaction fraud? Features, model, decision, log."""
