@@ -1,0 +1,278 @@
+"""The one place that builds things: settings in, a wired ASGI application out. Its lifespan opens and closes what it built.
+
+It decides nothing about a request; it knows who needs what.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from gateway import settings as configuration
+from gateway.asgi import HotRoutes
+from gateway.auth import KeyHasher, KeyTable, StoredKey, read_secret
+from gateway.docs import describe
+from gateway.errors import CallgateError, NotFound, WrongMethod
+from gateway.limits import Limiter
+from gateway.metrics import CONTENT_TYPE, Metrics
+from gateway.pipeline import Pipeline
+from gateway.routing import Backend, Router
+from gateway.settings import ModelSettings, Settings, SettingsError
+from gateway.stores import RedisStore, StoreError
+from gateway.telemetry import TraceExporter
+from gateway.types import Caller, Deployment, Limits, Route
+from gateway.upstream import HttpBackends
+
+if TYPE_CHECKING:
+    from gateway.steps import FraudSteps, Guard, GuardedSteps
+    from rag.retrieve import Knowledge
+    from serving.embedding.minilm import EmbeddingBatcher
+
+Embed = Callable[[Sequence[str]], Awaitable[Any]]
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """The gateway as an ASGI application. Nothing is opened before its lifespan starts. Raises: SettingsError."""
+    secret = configuration.key_secret(settings)
+    hasher = KeyHasher(read_secret(secret) if isinstance(secret, Path) else secret)
+    routes = {model.name: _route(model) for model in settings.models}
+    app = FastAPI(
+        title="Callgate",
+        version=version("callgate"),
+        description="An OpenAI-compatible gateway with guardrails. Point any OpenAI client's base_url at /v1.",
+        lifespan=lambda app: _lifespan(app, settings, hasher, routes),
+    )
+    describe(app)
+    _cold_routes(app)
+    return app
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI, settings: Settings, hasher: KeyHasher, routes: dict[str, Route]) -> AsyncIterator[None]:
+    async with AsyncExitStack() as stack:
+        metrics = Metrics()
+        store = RedisStore(settings.redis.url, settings.redis.timeout_s)
+        stack.push_async_callback(store.aclose)
+        exporter = _exporter(settings, metrics)
+        exporter.start()
+        stack.push_async_callback(exporter.aclose)
+        limits = Limits(settings.limits.requests_per_minute, settings.limits.tokens_per_minute)
+        configured = [StoredKey(**key.model_dump()) for key in settings.keys]
+        keys = KeyTable(hasher, configured, store, limits) if settings.auth == "keys" else None
+        if keys is not None:
+            await keys.refresh()
+            stack.push_async_callback(keys.aclose)
+            _refuse_open_door(settings, keys)
+        limiter = Limiter(store, settings.redis.when_down)
+        stack.push_async_callback(limiter.aclose)
+        embedder = await _embedder(settings, stack)
+        steps = await _steps(settings, embedder.embed if embedder else None, stack)
+        router = Router(routes, *_backends(routes, stack), rng=random.Random())  # noqa: S311 (weights, not secrets)
+        pipeline = Pipeline(keys, limiter, router, steps, anonymous=Caller("anonymous", "anonymous", limits))
+        app.state.hot = HotRoutes(
+            pipeline,
+            router,
+            app,
+            exporter,
+            metrics,
+            embedder=embedder,
+            embedding_model=settings.embedding.model,
+            fraud=await _fraud(settings, store, stack),
+            max_body_bytes=settings.server.max_body_bytes,
+        )
+        app.state.metrics = metrics
+        app.state.ready = lambda: _readiness(store, router)
+        yield
+
+
+class Door:
+    """What the server runs: hot routes when the lifespan has built them, else FastAPI (which also runs the lifespan)."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._cold = create_app(settings)
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        hot: HotRoutes | None = getattr(self._cold.state, "hot", None)
+        await (hot or self._cold)(scope, receive, send)
+
+
+def _route(model: ModelSettings) -> Route:
+    deployments = tuple(
+        Deployment(
+            name=d.name,
+            model=d.model,
+            weight=d.weight,
+            base_url=d.base_url.rstrip("/"),
+            provider=d.provider,
+            api_key=configuration.api_key(d),
+            connect_timeout_s=d.connect_timeout_s,
+            first_byte_timeout_s=d.first_byte_timeout_s,
+            idle_timeout_s=d.idle_timeout_s,
+        )
+        for d in model.deployments
+    )
+    return Route(model.name, deployments, model.policy, model.knowledge, model.deadline_s, model.max_tokens, model.attempts)
+
+
+def _exporter(settings: Settings, metrics: Metrics) -> TraceExporter:
+    t = settings.telemetry
+    return TraceExporter(
+        t.otlp_endpoint,
+        metrics,
+        project=t.project,
+        headers=configuration.otlp_headers(t),
+        queue_size=t.queue_size,
+        flush_s=t.flush_s,
+        timeout_s=t.export_timeout_s,
+        version=version("callgate"),
+    )
+
+
+def _refuse_open_door(settings: Settings, keys: KeyTable) -> None:
+    if settings.server.host not in ("127.0.0.1", "::1", "localhost") and len(keys) == 0:
+        message = f"{settings.server.host} is beyond loopback and no key exists yet; make one first with 'callgate keys create'"
+        raise SettingsError(Path("callgate.yaml"), None, "server.host", message)
+
+
+async def _embedder(settings: Settings, stack: AsyncExitStack) -> EmbeddingBatcher | None:
+    needed = any(model.knowledge for model in settings.models)
+    if not settings.embedding.enabled:
+        if needed:
+            raise SettingsError(Path("callgate.yaml"), None, "embedding.enabled", "knowledge bases need it; set it to true")
+        return None
+    from serving.embedding.minilm import EmbeddingBatcher, MiniLM
+
+    model = await asyncio.to_thread(MiniLM, settings.embedding.threads)
+    embedder = EmbeddingBatcher(model)
+    stack.push_async_callback(embedder.aclose)
+    return embedder
+
+
+async def _steps(settings: Settings, embed: Embed | None, stack: AsyncExitStack) -> GuardedSteps | _NoSteps:
+    """The steps of all routes. Without a policy or knowledge base anywhere, neither package is imported: start-up is seconds shorter."""
+    policies = {model.policy for model in settings.models if model.policy}
+    bases = {model.knowledge for model in settings.models if model.knowledge}
+    if not policies and not bases:
+        return _NoSteps()
+    from gateway.steps import GuardedSteps
+
+    guards, knowledge = await asyncio.gather(
+        asyncio.gather(*(_guard(settings.policies[name], embed, stack) for name in sorted(policies))),
+        asyncio.gather(*(_knowledge(settings, name, embed, stack) for name in sorted(bases))),
+    )
+    return GuardedSteps(
+        dict(zip(sorted(policies), guards, strict=True)),
+        dict(zip(sorted(bases), knowledge, strict=True)),
+        record_texts=settings.telemetry.record_texts,
+    )
+
+
+async def _guard(directory: Path, embed: Embed | None, stack: AsyncExitStack) -> Guard:
+    from gateway.steps import build_guard
+
+    guard = await build_guard(directory, embed)
+    stack.push_async_callback(guard.aclose)
+    return guard
+
+
+async def _knowledge(settings: Settings, name: str, embed: Embed | None, stack: AsyncExitStack) -> Knowledge:
+    from rag.retrieve import Knowledge
+
+    if embed is None:
+        raise SettingsError(Path("callgate.yaml"), None, "embedding.enabled", "knowledge bases need it; set it to true")
+    knowledge = Knowledge(embed, settings.state_dir / "knowledge" / name)
+    stack.push_async_callback(knowledge.aclose)
+    await knowledge.start(settings.knowledge[name])
+    return knowledge
+
+
+def _backends(routes: dict[str, Route], stack: AsyncExitStack) -> tuple[Backend, Backend | None]:
+    http = HttpBackends()
+    http.open()
+    stack.push_async_callback(http.aclose)
+    if not any(deployment.provider for route in routes.values() for deployment in route.deployments):
+        return http, None
+    from gateway.providers import HostedProviders
+
+    hosted = HostedProviders()
+    stack.push_async_callback(hosted.aclose)
+    return http, hosted
+
+
+async def _fraud(settings: Settings, store: RedisStore, stack: AsyncExitStack) -> FraudSteps | None:
+    if not settings.fraud.enabled:
+        return None
+    from gateway.steps import build_fraud
+
+    fraud = await build_fraud(settings.fraud.settings, store.client, settings.state_dir / "fraud")
+    stack.push_async_callback(fraud.aclose)
+    return fraud
+
+
+async def _readiness(store: RedisStore, router: Router) -> dict[str, Any]:
+    """What readiness rests on: the store answers and at least one backend of any route is alive."""
+    http = HttpBackends()
+    try:
+        deployments = [d for route in router.routes.values() for d in route.deployments if not d.provider]
+        alive = await asyncio.gather(*(http.is_alive(d) for d in deployments))
+        try:
+            await store.ping()
+            redis = "ok"
+        except StoreError as error:
+            redis = f"away ({error})"
+    finally:
+        await http.aclose()
+    upstreams = {d.name: "ok" if up else "away" for d, up in zip(deployments, alive, strict=True)}
+    hosted = any(d.provider for route in router.routes.values() for d in route.deployments)
+    ready = redis == "ok" and (hosted or any(alive))
+    return {"status": "ready" if ready else "not_ready", "redis": redis, "deployments": upstreams}
+
+
+def _cold_routes(app: FastAPI) -> None:
+    async def live() -> dict[str, str]:
+        return {"status": "live"}
+
+    async def ready() -> Response:
+        state = await app.state.ready()
+        return JSONResponse(state, 200 if state["status"] == "ready" else 503)
+
+    async def metrics() -> Response:
+        return Response(app.state.metrics.exposition(), media_type=CONTENT_TYPE.decode())
+
+    async def failed(_: Request, error: Exception) -> Response:
+        status = error.status_code if isinstance(error, HTTPException) else 500
+        shown: CallgateError = {
+            404: NotFound("There is nothing at this address; the API is under /v1, its description at /docs."),
+            405: WrongMethod("This address does not take this method."),
+        }.get(status) or CallgateError("Internal error.")
+        return JSONResponse(shown.body(), shown.status)
+
+    app.add_api_route("/health/live", live, tags=["health"])
+    app.add_api_route("/health/liveliness", live, include_in_schema=False)  # LiteLLM's spelling
+    app.add_api_route("/health/ready", ready, tags=["health"])
+    app.add_api_route("/metrics", metrics, tags=["health"])
+    app.add_exception_handler(HTTPException, failed)
+    app.add_exception_handler(Exception, failed)
+
+
+class _NoSteps:
+    """The steps of a gateway without any policy or knowledge base: none."""
+
+    async def redact(self, route: Route, request: Any) -> None: ...
+    async def check_input(self, route: Route, request: Any) -> None: ...
+    async def ground(self, route: Route, request: Any) -> None: ...
+
+    def check_output(self, route: Route, request: Any, reply: Any) -> Any:
+        return reply
+
+    def restore(self, route: Route, request: Any, reply: Any) -> Any:
+        return reply

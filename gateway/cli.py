@@ -1,0 +1,260 @@
+"""The `callgate` command. It reads arguments and prints; everything it does is done elsewhere.
+
+Exit codes: 0 it went right, 1 it went wrong, 2 no verdict either way, 3 used or configured wrongly.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import Coroutine
+from datetime import UTC, datetime
+from importlib.metadata import entry_points, version
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
+
+from gateway import settings as configuration
+from gateway.settings import Settings, SettingsError
+
+_T = TypeVar("_T")
+ConfigOption = Annotated[Path, typer.Option("--config", "-c", help="The settings file.", envvar="CALLGATE_CONFIG")]
+JsonOption = Annotated[bool, typer.Option("--json", help="For machines: JSON on standard output.")]
+
+_INTRO = """An OpenAI-compatible gateway with guardrails, for contact centres.
+
+callgate up           starts everything on this machine and shows a tour
+callgate check        explains callgate.yaml and its policies, or names the line that is wrong
+callgate keys create  makes a key; then point any OpenAI client's base_url at http://127.0.0.1:8080/v1
+"""
+
+
+def build() -> typer.Typer:
+    """The command with its subcommands, those of the other packages (entry points `callgate.commands`) included."""
+    app = typer.Typer(no_args_is_help=True, help=_INTRO, rich_markup_mode=None, pretty_exceptions_enable=False)
+    app.command()(up)
+    app.command()(serve)
+    app.command()(check)
+    app.command(name="version")(show_version)
+    keys = typer.Typer(no_args_is_help=True, help="Keys of callers: kept as keyed hashes, shown once.")
+    keys.command("create")(create_key)
+    keys.command("list")(list_keys)
+    keys.command("revoke")(revoke_key)
+    app.add_typer(keys, name="keys")
+    for command in sorted(entry_points(group="callgate.commands"), key=lambda entry: entry.name):
+        app.add_typer(command.load(), name=command.name)
+    return app
+
+
+def up(
+    config: ConfigOption = Path("callgate.yaml"),
+    tour: Annotated[bool, typer.Option(help="Send a short tour of real requests once everything is up.")] = True,
+    once: Annotated[bool, typer.Option(help="Stop after the tour; the exit code says whether it went right.")] = False,
+    port: Annotated[int, typer.Option(help="Port of the gateway.")] = 8080,
+    model_port: Annotated[int, typer.Option(help="Port of the embedded model.")] = 18081,
+    redis_port: Annotated[int, typer.Option(help="Port of the embedded Redis.")] = 16379,
+    redis_url: Annotated[str, typer.Option(help="Use this Redis instead of the embedded one.", envvar="CALLGATE_REDIS_URL")] = "",
+    phoenix: Annotated[bool, typer.Option(help="Start Arize Phoenix for traces.")] = True,
+    phoenix_port: Annotated[int, typer.Option(help="Port of Phoenix.")] = 6006,
+) -> None:
+    """Start the embedded model, Redis, Phoenix and the gateway; Ctrl-C stops them all."""
+    from gateway.up import UpSettings, run_up
+
+    settings = _load(config)
+    wanted = UpSettings(
+        config=config.resolve(),
+        state_dir=settings.state_dir,
+        gateway_port=port,
+        model_port=model_port,
+        redis_url=redis_url or None,
+        redis_port=redis_port,
+        phoenix_port=phoenix_port,
+        phoenix=phoenix,
+        once=once,
+        tour=tour,
+    )
+    raise typer.Exit(_run(run_up(wanted)))
+
+
+def serve(
+    config: ConfigOption = Path("callgate.yaml"),
+    host: Annotated[str, typer.Option(help="Address to listen on; beyond loopback a key must exist.")] = "",
+    port: Annotated[int, typer.Option(help="Port to listen on; 0 picks a free one.")] = -1,
+) -> None:
+    """Serve the gateway alone, in the foreground."""
+    from gateway.serve import serve as run
+
+    settings = _load(config)
+    changed = settings.server.model_copy(update={k: v for k, v in (("host", host), ("port", port)) if v not in ("", -1)})
+    try:
+        run(settings.model_copy(update={"server": changed}), config)
+    except SettingsError as error:
+        _fail(str(error))
+
+
+def check(
+    config: ConfigOption = Path("callgate.yaml"),
+    as_json: JsonOption = False,
+    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of callgate.yaml.")] = False,
+    example: Annotated[bool, typer.Option("--example", help="Print a settings file to start from.")] = False,
+) -> None:
+    """Validate callgate.yaml and its policies, and print the effective routes."""
+    if schema:
+        print(json.dumps(configuration.json_schema(), indent=2))  # noqa: T201
+        return
+    if example:
+        print(_EXAMPLE)  # noqa: T201
+        return
+    from gateway.explain import explain, render
+
+    settings = _load(config)
+    try:
+        facts = explain(settings)
+    except SettingsError as error:
+        _fail(str(error))
+    if as_json:
+        print(json.dumps(facts, indent=2))  # noqa: T201
+    else:
+        render(facts)
+
+
+def show_version() -> None:
+    """Print the version."""
+    print(version("callgate"))  # noqa: T201
+
+
+def create_key(
+    name: Annotated[str, typer.Argument(help="Whose key it is, for instance the application's name.")],
+    config: ConfigOption = Path("callgate.yaml"),
+    requests_per_minute: Annotated[int | None, typer.Option(min=1, help="Its own limit; else the settings' default.")] = None,
+    tokens_per_minute: Annotated[int | None, typer.Option(min=1, help="Its own limit; else the settings' default.")] = None,
+    model: Annotated[list[str] | None, typer.Option(help="A model it may use; repeat for more. None given: all.")] = None,
+    print_config: Annotated[bool, typer.Option("--print-config", help="Print lines for callgate.yaml instead of storing it.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a key and store its hash in Redis. The key is shown this once.
+
+    Example: callgate keys create ivr-assistant --requests-per-minute 120
+    """
+    from gateway.auth import KEYS_HASH
+    from gateway.types import Limits
+
+    settings = _load(config)
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    made = _hasher(settings).create(name, now=now, limits=Limits(requests_per_minute, tokens_per_minute), models=model or ())
+    if print_config:
+        print(f"keys:\n  - id: {made.stored.id}\n    name: {name}\n    hash: {made.stored.hash}")  # noqa: T201
+        print(made.plain, file=sys.stderr)  # noqa: T201
+        return
+    import msgspec
+
+    _with_store(settings, lambda store: store.write_hash(KEYS_HASH, made.stored.id, msgspec.json.encode(made.stored)))
+    print(json.dumps({"id": made.stored.id, "name": name, "key": made.plain}) if as_json else made.plain)  # noqa: T201
+    if not as_json:
+        print("Keep it now: it is not shown again.", file=sys.stderr)  # noqa: T201
+
+
+def list_keys(config: ConfigOption = Path("callgate.yaml"), as_json: JsonOption = False) -> None:
+    """List the keys in callgate.yaml and in Redis: ids, names and limits, never the keys."""
+    import msgspec
+
+    from gateway.auth import KEYS_HASH, StoredKey
+
+    settings = _load(config)
+    stored = _with_store(settings, lambda store: store.read_hash(KEYS_HASH))
+    rows = [{**key.model_dump(exclude={"hash"}), "where": "callgate.yaml"} for key in settings.keys]
+    for value in stored.values():
+        key = msgspec.structs.asdict(msgspec.json.decode(value, type=StoredKey))
+        rows.append({k: v for k, v in key.items() if k != "hash"} | {"where": "redis"})
+    if as_json:
+        print(json.dumps(rows, default=list))  # noqa: T201
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("id", "name", "where", "requests/min", "tokens/min", "models", "created")
+    for row in rows:
+        limits = [str(row.get(k) or "default") for k in ("requests_per_minute", "tokens_per_minute")]
+        table.add_row(str(row["id"]), str(row["name"]), row["where"], *limits, ", ".join(row["models"]) or "all", str(row.get("created", "")))
+    Console().print(table if rows else "No keys yet; make one with: callgate keys create NAME")
+
+
+def revoke_key(
+    key_id: Annotated[str, typer.Argument(help="The id, from `callgate keys list`.")], config: ConfigOption = Path("callgate.yaml")
+) -> None:
+    """Revoke a key. Every worker refuses it within two seconds."""
+    from gateway.auth import KEYS_HASH
+
+    settings = _load(config)
+    if any(key.id == key_id for key in settings.keys):
+        _fail(f"key {key_id} is in {config}: take it out there and restart the gateway")
+    if not _with_store(settings, lambda store: store.delete_from_hash(KEYS_HASH, key_id)):
+        _fail(f"there is no key {key_id}; 'callgate keys list' shows those there are", code=1)
+    print(f"revoked {key_id}")  # noqa: T201
+
+
+# --- shared by the commands ------------------------------------------------------------------------------------------------
+
+
+def _load(path: Path) -> Settings:
+    try:
+        return configuration.load(path)
+    except SettingsError as error:
+        _fail(str(error))
+
+
+def _fail(message: str, code: int = 3) -> Any:
+    print(message, file=sys.stderr)  # noqa: T201
+    raise typer.Exit(code)
+
+
+def _hasher(settings: Settings) -> Any:
+    from gateway.auth import KeyHasher, read_secret
+
+    secret = configuration.key_secret(settings)
+    try:
+        return KeyHasher(read_secret(secret) if isinstance(secret, Path) else secret)
+    except ValueError as error:
+        return _fail(str(error))
+
+
+def _with_store(settings: Settings, work: Any) -> Any:
+    from gateway.stores import RedisStore, StoreError
+
+    async def run() -> Any:
+        store = RedisStore(settings.redis.url, settings.redis.timeout_s)
+        try:
+            return await work(store)
+        finally:
+            await store.aclose()
+
+    try:
+        return asyncio.run(run())
+    except StoreError as error:
+        return _fail(f"Redis at {_without_password(settings.redis.url)} did not answer ({error}); start it, or set redis.url", code=1)
+
+
+def _without_password(url: str) -> str:
+    scheme, separator, rest = url.partition("://")
+    return scheme + separator + rest.rpartition("@")[2]
+
+
+def _run(work: Coroutine[Any, Any, _T]) -> _T:
+    return asyncio.run(work)
+
+
+_EXAMPLE = """\
+server: {host: 127.0.0.1, port: 8080}
+redis: {url: redis://127.0.0.1:6379/0}
+limits: {requests_per_minute: 600, tokens_per_minute: 200000}
+policies:
+  call-centre: guardrails/policies/call-centre
+models:
+  - name: assistant
+    policy: call-centre
+    deployments:
+      - {name: vllm-1, base_url: http://127.0.0.1:8000/v1, model: my-model}
+      - {name: hosted, provider: anthropic/claude-sonnet-4-5, weight: 0, api_key_env: ANTHROPIC_API_KEY}
+"""

@@ -1,0 +1,78 @@
+"""What is counted, for Prometheus. Names follow OpenTelemetry's gen_ai conventions where there is one.
+
+Labels come from configuration only (models, deployments, rails, codes): never from a caller's text, key or user.
+"""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from gateway.types import Record
+
+CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
+_OVERHEAD = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1)
+_TOKENS = (1, 4, 16, 64, 256, 1024, 4096, 16384, 65536)
+
+
+class Metrics:
+    """All metrics of one worker, in a registry of its own. ``observe`` is called once a request, off its path."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        kw = {"registry": self.registry}
+        self._requests = Counter("callgate_requests", "Requests by endpoint, model and status.", ["endpoint", "model", "status"], **kw)
+        self._errors = Counter("callgate_errors", "Errors by code, as callers saw them.", ["code"], **kw)
+        self._duration = Histogram(
+            "gen_ai_server_request_duration_seconds", "From request to last byte.", ["endpoint", "model"], buckets=_SECONDS, **kw
+        )
+        self._first = Histogram(
+            "gen_ai_server_time_to_first_token_seconds", "From request to first delta.", ["model"], buckets=_SECONDS, **kw
+        )
+        self._per_token = Histogram(
+            "gen_ai_server_time_per_output_token_seconds", "Between deltas, by token.", ["model"], buckets=_OVERHEAD, **kw
+        )
+        self._tokens = Histogram(
+            "gen_ai_client_token_usage", "Tokens by type (input, output).", ["model", "gen_ai_token_type"], buckets=_TOKENS, **kw
+        )
+        self._overhead = Histogram("callgate_overhead_seconds", "Time before the backend was called.", ["model"], buckets=_OVERHEAD, **kw)
+        self._rails = Counter(
+            "callgate_guardrail_decisions", "Verdicts of rails.", ["policy", "rail", "stage", "outcome"], **kw
+        )
+        self._rail_seconds = Histogram("callgate_guardrail_seconds", "Time a rail took.", ["rail"], buckets=_OVERHEAD, **kw)
+        self._redacted = Counter("callgate_redacted", "Personal values replaced before leaving.", ["kind"], **kw)
+        self._unresolved = Counter("callgate_unresolved_tokens", "Redaction tokens in answers that stood for no value.", **kw)
+        self._attempts = Counter("callgate_upstream_attempts", "Calls to backends.", ["deployment"], **kw)
+        self.in_flight = Gauge("callgate_requests_in_flight", "Requests being answered.", **kw)
+        self.dropped = Counter("callgate_exporter_dropped_spans", "Spans that never reached the collector.", ["reason"], **kw)
+        self.exported = Counter("callgate_exporter_sent_spans", "Spans that the collector took.", **kw)
+        for reason in ("queue_full", "export_failed"):  # visible at zero, so that an alert can be written before the first drop
+            self.dropped.labels(reason)
+
+    def observe(self, record: Record) -> None:
+        model = record.route or "none"
+        self._requests.labels(record.endpoint, model, str(record.status)).inc()
+        if record.error_code:
+            self._errors.labels(record.error_code).inc()
+        self._duration.labels(record.endpoint, model).observe((record.ended_ns - record.started_ns) / 1e9)
+        if record.deployment:
+            self._attempts.labels(record.deployment).inc(record.attempts)
+        if record.call_started_ns:
+            self._overhead.labels(model).observe((record.call_started_ns - record.started_ns) / 1e9)
+            self._tokens.labels(model, "input").observe(record.usage.prompt_tokens)
+            self._tokens.labels(model, "output").observe(record.usage.completion_tokens)
+        if record.first_delta_ns:
+            self._first.labels(model).observe((record.first_delta_ns - record.started_ns) / 1e9)
+            if record.stream and record.usage.completion_tokens > 1:
+                spent_s = (record.call_ended_ns - record.first_delta_ns) / 1e9
+                self._per_token.labels(model).observe(spent_s / (record.usage.completion_tokens - 1))
+        for rail in record.rails:
+            self._rails.labels(record.policy, rail.rail, rail.stage, rail.outcome).inc()
+            self._rail_seconds.labels(rail.rail).observe(rail.duration_s)
+        for kind, count in record.redacted.items():
+            self._redacted.labels(kind).inc(count)
+        if record.unresolved_tokens:
+            self._unresolved.inc(record.unresolved_tokens)
+
+    def exposition(self) -> bytes:
+        return generate_latest(self.registry)

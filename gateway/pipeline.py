@@ -1,0 +1,237 @@
+"""One request, from top to bottom. Read this file first.
+
+The order of the lines is the security argument: nothing is read before the caller is known, nothing leaves before it is redacted and
+checked, output rails see what the model said before personal data is restored, and whatever happens the reservation is settled. It does
+not know HTTP (gateway/asgi.py), vendors, or how a step does its work (gateway/steps.py).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Protocol
+
+from gateway.auth import KeyTable
+from gateway.errors import BadRequest
+from gateway.limits import Grant, Limiter
+from gateway.routing import Router
+from gateway.types import Caller, Chunk, ChatRequest, Endpoint, Json, Record, Route, Usage
+from gateway.wire.parse import Embedding, parse, parse_embedding
+from gateway.wire.replies import canned, read_usage
+from gateway.wire.texts import chunk_texts
+
+
+class Steps(Protocol):
+    """What guardrails and retrieval do to a request and its answer. Each raises an error of gateway/errors.py to stop it."""
+
+    async def redact(self, route: Route, request: ChatRequest) -> None: ...
+    async def check_input(self, route: Route, request: ChatRequest) -> None: ...
+    async def ground(self, route: Route, request: ChatRequest) -> None: ...
+    def check_output(self, route: Route, request: ChatRequest, reply: AsyncGenerator[Chunk]) -> AsyncGenerator[Chunk]: ...
+    def restore(self, route: Route, request: ChatRequest, reply: AsyncGenerator[Chunk]) -> AsyncGenerator[Chunk]: ...
+
+
+class Embedder(Protocol):
+    async def embed(self, texts: Sequence[str]) -> Any: ...
+
+
+@dataclass(slots=True)
+class Call:
+    """One HTTP call as the pipeline sees it. ``headers`` are for the answer; ``request`` is set once the body has been read."""
+
+    authorization: bytes | None
+    raw: bytes
+    record: Record
+    headers: list[tuple[bytes, bytes]] = field(default_factory=list)
+    request: ChatRequest | None = None
+
+
+class Pipeline:
+    """The gateway's work, given its parts. ``clock`` counts seconds, monotonically."""
+
+    def __init__(
+        self,
+        keys: KeyTable | None,
+        limiter: Limiter,
+        router: Router,
+        steps: Steps,
+        *,
+        anonymous: Caller,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._keys = keys
+        self._limiter = limiter
+        self._router = router
+        self._steps = steps
+        self._anonymous = anonymous
+        self._clock = clock
+
+    async def answer(self, endpoint: Endpoint, call: Call) -> AsyncGenerator[Chunk]:
+        """The answer to a chat or completion request, chunk by chunk; a whole reply is a stream of one chunk.
+
+        Raises: an error of gateway/errors.py, before the first chunk or after it.
+        """
+        caller = await self.authenticate(call)
+        request = self.read(endpoint, call)
+        route = self.find_route(caller, request)
+        async with await self.reserve(caller, route, request, call) as meter:
+            await self._steps.redact(route, request)
+            await self._steps.check_input(route, request)
+            await self._steps.ground(route, request)
+            reply = meter(self.call(route, request))
+            checked = self._steps.check_output(route, request, reply)
+            async with aclosing(self._steps.restore(route, request, checked)) as chunks:
+                async for chunk in chunks:
+                    yield chunk
+
+    async def embed(self, call: Call, model: str, embedder: Embedder) -> tuple[Embedding, Any]:
+        """The checked request and its vectors. They are made in this process: nothing leaves it."""
+        caller = await self.authenticate(call)
+        wanted = parse_embedding(call.raw)
+        if wanted.model != model:
+            raise BadRequest(f"Embeddings come from '{model}' here.", param="model", code="model_not_found")
+        if wanted.dimensions not in (None, 384):
+            raise BadRequest(f"'{model}' has 384 dimensions; leave the field out.", param="dimensions", code="invalid_value")
+        call.record.route = call.record.model = model
+        grant = await self._limiter.reserve(caller, len(call.raw) // 4)
+        call.headers.extend(grant.headers())
+        return wanted, await embedder.embed(wanted.texts())
+
+    async def admit(self, call: Call) -> None:
+        """For routes beside the models (fraud scores): a known caller within its limits."""
+        caller = await self.authenticate(call)
+        grant = await self._limiter.reserve(caller, 0)
+        call.headers.extend(grant.headers())
+
+    async def authenticate(self, call: Call) -> Caller:
+        """Raises: Unauthenticated."""
+        caller = self._anonymous if self._keys is None else await self._keys.authenticate(call.authorization)
+        call.record.key_id = caller.key_id
+        return caller
+
+    def read(self, endpoint: Endpoint, call: Call) -> ChatRequest:
+        """Raises: BadRequest."""
+        body = parse(endpoint, call.raw)
+        stream = bool(body.get("stream"))
+        include_usage = stream and bool((body.get("stream_options") or {}).get("include_usage"))
+        call.record.model, call.record.stream = body["model"], stream
+        call.request = ChatRequest(endpoint, body["model"], body, stream, include_usage, call.record, 0.0)
+        return call.request
+
+    def find_route(self, caller: Caller, request: ChatRequest) -> Route:
+        """The route of the model; the request gets its deadline and a bound on the tokens it may produce.
+
+        Raises: ModelNotFound, Forbidden, or BadRequest for more tokens than the route allows.
+        """
+        route = self._router.find(caller, request.model)
+        body = request.body
+        key = "max_completion_tokens" if body.get("max_completion_tokens") else "max_tokens"
+        wanted = body.get(key)
+        if wanted is not None and wanted > route.max_tokens:
+            raise BadRequest(f"{key} is {wanted}; this model allows at most {route.max_tokens}.", param=key, code="invalid_value")
+        body[key] = wanted or route.max_tokens
+        if request.stream:
+            body["stream_options"] = {"include_usage": True}  # so that what was used is known, also when the caller did not ask
+        request.deadline = self._clock() + route.deadline_s
+        request.record.route = route.model
+        request.record.parameters = {name: body[name] for name in _PARAMETERS if name in body}
+        return route
+
+    async def reserve(self, caller: Caller, route: Route, request: ChatRequest, call: Call) -> Meter:
+        """Raises: RateLimited, StoreUnavailable."""
+        body = request.body
+        most_out = (body.get("max_completion_tokens") or body.get("max_tokens") or route.max_tokens) * (body.get("n") or 1)
+        prompt = len(call.raw) // _BYTES_PER_TOKEN
+        grant = await self._limiter.reserve(caller, prompt + most_out)
+        call.headers.extend(grant.headers())
+        return Meter(self._limiter, grant, request, prompt)
+
+    async def call(self, route: Route, request: ChatRequest) -> AsyncGenerator[Chunk]:
+        """The model's answer, or the refusal that a rail gave in its stead."""
+        if request.refusal is not None:
+            record = request.record
+            yield canned(
+                request.endpoint,
+                reply_id=f"chatcmpl-{record.request_id}",
+                created=record.started_ns // 1_000_000_000,
+                model=request.model,
+                text=request.refusal,
+                stream=request.stream,
+            )
+            return
+        request.record.call_started_ns = time.time_ns()
+        async with aclosing(self._router.call(route, request)) as chunks:
+            async for chunk in chunks:
+                yield chunk
+
+
+_BYTES_PER_TOKEN = 4  # of JSON; English BPE vocabularies average a little over four characters a token
+_PARAMETERS = ("temperature", "top_p", "max_tokens", "max_completion_tokens", "n", "seed", "stop", "presence_penalty", "frequency_penalty")
+
+
+class Meter:
+    """Counts what an answer uses, and settles the reservation whatever happens, hang-up and cancellation included."""
+
+    def __init__(self, limiter: Limiter, grant: Grant, request: ChatRequest, prompt_estimate: int) -> None:
+        self._limiter = limiter
+        self._grant = grant
+        self._request = request
+        self._prompt_estimate = prompt_estimate
+        self._usage: Usage | None = None
+        self._chars = 0
+
+    async def __aenter__(self) -> Meter:
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        record = self._request.record
+        if record.call_started_ns and not record.call_ended_ns:
+            record.call_ended_ns = time.time_ns()
+        if record.call_started_ns:
+            record.usage = self._usage or self._estimate()
+        self._limiter.settle(self._grant, record.usage.total_tokens)
+
+    async def __call__(self, reply: AsyncGenerator[Chunk]) -> AsyncGenerator[Chunk]:
+        request, record = self._request, self._request.record
+        async with aclosing(reply):
+            async for chunk in reply:
+                if not record.first_delta_ns:
+                    record.first_delta_ns = time.time_ns()
+                self._note(record, chunk)
+                if request.stream:
+                    chunk.pop("usage", None)  # told once, at the end, to those who asked
+                    if not chunk.get("choices"):
+                        continue
+                chunk["model"] = request.model
+                yield chunk
+        record.call_ended_ns = time.time_ns()
+
+    def _note(self, record: Record, chunk: Chunk) -> None:
+        self._usage = read_usage(chunk) or self._usage
+        for _, holder, key in chunk_texts(chunk):
+            text = holder[key]
+            self._chars += len(text)
+            record.output.append(text)
+        for choice in chunk.get("choices") or ():
+            record.finish_reason = choice.get("finish_reason") or record.finish_reason
+
+    def _estimate(self) -> Usage:
+        return Usage(self._prompt_estimate, -(-self._chars // 4), estimated=True)
+
+
+def headers_of(record: Record) -> list[tuple[bytes, bytes]]:
+    """What the gateway says of a request in response headers: names, digests and counts, never text."""
+    pairs: list[tuple[str, Json | str | int]] = [
+        ("x-request-id", record.request_id),
+        ("x-callgate-trace-id", record.trace_id.hex()),
+        ("x-callgate-route", record.route),
+        ("x-callgate-deployment", record.deployment),
+        ("x-callgate-policy", f"{record.policy}@{record.policy_digest[:12]}" if record.policy else ""),
+        ("x-callgate-attempts", record.attempts or ""),
+    ]
+    if record.call_started_ns:
+        pairs.append(("x-callgate-overhead-ms", f"{(record.call_started_ns - record.started_ns) / 1e6:.2f}"))
+    return [(name.encode(), str(value).encode("latin-1", "replace")) for name, value in pairs if value != ""]

@@ -1,0 +1,352 @@
+"""callgate.yaml and the environment, read once into checked values: the only reader of either.
+
+Unknown keys are errors, secrets are references (an environment variable or a file), and every complaint names file, line, key and what
+would be right. It builds nothing; gateway/app.py does.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+SCHEMA_FILE = Path(__file__).with_name("callgate.schema.json")
+_REFERENCE = re.compile(r"\$\{([A-Z][A-Z0-9_]*)(?::-([^}]*))?\}")
+
+
+class SettingsError(Exception):
+    """A setting that cannot be used. ``str`` gives one line: file, line, key, what is wrong and what would be right."""
+
+    def __init__(self, file: Path, line: int | None, key: str, message: str) -> None:
+        place = f"{file}:{line}" if line else str(file)
+        super().__init__(f"{place}: {key}: {message}" if key else f"{place}: {message}")
+        self.file, self.line, self.key, self.message = file, line, key, message
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]{0,199}$")]
+Seconds = Annotated[float, Field(gt=0, le=3600)]
+
+
+class ServerSettings(_Strict):
+    """Where the gateway listens and what it takes in."""
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 8080
+    workers: Annotated[int, Field(ge=1, le=64)] = 1
+    max_body_bytes: Annotated[int, Field(ge=1024, le=1 << 28)] = 4 << 20
+    drain_s: Seconds = 30.0
+
+
+class RedisSettings(_Strict):
+    """The store of limits, keys and fraud features. ``when_down``: what happens to limited keys while it is away."""
+
+    url: str = "redis://127.0.0.1:6379/0"
+    timeout_s: Seconds = 1.0
+    when_down: Literal["refuse", "allow"] = "refuse"
+
+
+class LimitSettings(_Strict):
+    """What a key may spend a minute unless it has limits of its own; null: no limit."""
+
+    requests_per_minute: Annotated[int, Field(ge=1)] | None = 600
+    tokens_per_minute: Annotated[int, Field(ge=1)] | None = 200_000
+
+
+class KeySettings(_Strict):
+    """A key kept in this file: its hash, made by ``callgate keys create --print-config``."""
+
+    id: Name
+    hash: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    name: str = ""
+    requests_per_minute: Annotated[int, Field(ge=1)] | None = None
+    tokens_per_minute: Annotated[int, Field(ge=1)] | None = None
+    models: tuple[Name, ...] = ()
+
+
+class DeploymentSettings(_Strict):
+    """One backend: an OpenAI-compatible ``base_url`` (ends in /v1), or a LiteLLM ``provider`` string such as anthropic/claude-..."""
+
+    name: Name
+    base_url: str = ""
+    provider: str = ""
+    model: str = ""
+    weight: Annotated[float, Field(ge=0, le=1000)] = 1.0
+    api_key_env: str = ""
+    api_key_file: Path | None = None
+    connect_timeout_s: Seconds = 3.0
+    first_byte_timeout_s: Seconds = 60.0
+    idle_timeout_s: Seconds = 30.0
+
+    @model_validator(mode="after")
+    def _one_backend(self) -> DeploymentSettings:
+        if not self.provider and not self.base_url:
+            raise ValueError("needs base_url (an OpenAI-compatible server) or provider (a LiteLLM string)")
+        if not self.provider and not self.model:
+            raise ValueError("needs model: the name that the server at base_url knows")
+        if self.base_url and not re.match(r"https?://[^/@\\\s]+(/|$)", self.base_url):
+            raise ValueError("base_url must look like http://host:port/v1, without user or password")
+        return self
+
+
+class ModelSettings(_Strict):
+    """A model as callers name it. ``policy`` is required: the name of a policy, or null for none at all."""
+
+    name: Name
+    policy: str | None
+    deployments: Annotated[tuple[DeploymentSettings, ...], Field(min_length=1)]
+    knowledge: str | None = None
+    deadline_s: Seconds = 120.0
+    max_tokens: Annotated[int, Field(ge=1)] = 4096
+    attempts: Annotated[int, Field(ge=1, le=10)] = 2
+
+
+class TelemetrySettings(_Strict):
+    """Where traces go. No ``otlp_endpoint``: no traces. ``sample`` is the share of requests traced; blocked and failed ones always are."""
+
+    otlp_endpoint: str = ""
+    otlp_headers_env: str = "OTEL_EXPORTER_OTLP_HEADERS"
+    project: str = "callgate"
+    sample: Annotated[float, Field(ge=0, le=1)] = 1.0
+    record_texts: bool = True
+    queue_size: Annotated[int, Field(ge=1, le=1_000_000)] = 4096
+    flush_s: Seconds = 1.0
+    export_timeout_s: Seconds = 5.0
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+class FraudSection(_Strict):
+    """POST /v1/fraud/score inside the gateway. ``settings`` go to serving/fraud unchanged and are checked there."""
+
+    enabled: bool = False
+    settings: dict[str, Any] = Field(default_factory=dict)
+
+
+class EmbeddingSettings(_Strict):
+    """The local MiniLM behind /v1/embeddings, the topic rail and retrieval."""
+
+    enabled: bool = True
+    model: Name = "all-minilm-l6-v2"
+    threads: Annotated[int, Field(ge=1, le=64)] = 1
+
+
+class Settings(_Strict):
+    """All of callgate.yaml."""
+
+    server: ServerSettings = ServerSettings()
+    redis: RedisSettings = RedisSettings()
+    limits: LimitSettings = LimitSettings()
+    keys: tuple[KeySettings, ...] = ()
+    auth: Literal["keys", "none"] = "keys"
+    key_secret_file: Path | None = None
+    policies: dict[Name, Path] = Field(default_factory=dict)
+    knowledge: dict[Name, Path] = Field(default_factory=dict)
+    models: Annotated[tuple[ModelSettings, ...], Field(min_length=1)]
+    embedding: EmbeddingSettings = EmbeddingSettings()
+    telemetry: TelemetrySettings = TelemetrySettings()
+    fraud: FraudSection = FraudSection()
+    state_dir: Path = Path(".callgate")
+
+    @model_validator(mode="after")
+    def _names_exist(self) -> Settings:
+        names = [model.name for model in self.models]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"models: '{name}' is there twice; each name once")
+        for model in self.models:
+            if model.policy is not None and model.policy not in self.policies:
+                raise ValueError(f"model '{model.name}': there is no policy '{model.policy}' under policies")
+            if model.knowledge is not None and model.knowledge not in self.knowledge:
+                raise ValueError(f"model '{model.name}': there is no knowledge base '{model.knowledge}' under knowledge")
+        loopback = self.server.host in ("127.0.0.1", "::1", "localhost")
+        if self.auth == "none" and not loopback:
+            raise ValueError("auth: 'none' is only for a gateway that listens on loopback; use 'keys'")
+        return self
+
+
+def load(path: Path, environment: Mapping[str, str] | None = None) -> Settings:
+    """Settings from a file, with ``${NAME}`` and ``${NAME:-default}`` taken from the environment.
+
+    CALLGATE_HOST, CALLGATE_PORT, CALLGATE_REDIS_URL, CALLGATE_OTLP_ENDPOINT and CALLGATE_STATE_DIR win over the file.
+    Relative paths are relative to the file. Raises: SettingsError.
+    """
+    environment = os.environ if environment is None else environment
+    try:
+        text = path.read_text(encoding="utf-8")
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        data = yaml.safe_load(text)
+    except FileNotFoundError:
+        raise SettingsError(path, None, "", "there is no such file; 'callgate check --example' prints one") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(path, None, "", f"cannot be read: {type(error).__name__}") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        problem = getattr(error, "problem", None) or "not YAML"
+        raise SettingsError(path, mark.line + 1 if mark else None, "", f"{problem}; expected YAML") from None
+    if not isinstance(data, dict):
+        raise SettingsError(path, 1, "", "must be a mapping with a key 'models'")
+    lines = _lines(node)
+    data = _expand(data, environment, path, lines, ())
+    for variable, keys in _OVERRIDES.items():
+        if value := environment.get(variable):
+            _set(data, keys, value)
+    try:
+        settings = Settings.model_validate(data)
+    except ValidationError as error:
+        raise _explained(path, lines, error) from None
+    return _absolute(settings, path.parent.resolve())
+
+
+_OVERRIDES: dict[str, tuple[str, ...]] = {
+    "CALLGATE_HOST": ("server", "host"),
+    "CALLGATE_PORT": ("server", "port"),
+    "CALLGATE_REDIS_URL": ("redis", "url"),
+    "CALLGATE_OTLP_ENDPOINT": ("telemetry", "otlp_endpoint"),
+    "CALLGATE_STATE_DIR": ("state_dir",),
+}
+
+
+def api_key(deployment: DeploymentSettings, environment: Mapping[str, str] | None = None) -> str:
+    """The secret of a deployment, from the environment or a mounted file; empty when it has none.
+
+    Raises: SettingsError naming the missing variable or file, never its content.
+    """
+    environment = os.environ if environment is None else environment
+    if deployment.api_key_env:
+        value = environment.get(deployment.api_key_env)
+        if not value:
+            message = f"the environment has no {deployment.api_key_env}; set it to the key of this deployment"
+            raise SettingsError(Path("environment"), None, f"models.{deployment.name}.api_key_env", message)
+        return value
+    if deployment.api_key_file is not None:
+        try:
+            return deployment.api_key_file.read_text(encoding="utf-8").strip()
+        except OSError:
+            message = "cannot be read; it should hold the key of this deployment"
+            raise SettingsError(deployment.api_key_file, None, f"models.{deployment.name}.api_key_file", message) from None
+    return ""
+
+
+def key_secret(settings: Settings, environment: Mapping[str, str] | None = None) -> bytes | Path:
+    """CALLGATE_KEY_SECRET, or the file that holds (or will hold) the key secret."""
+    environment = os.environ if environment is None else environment
+    if value := environment.get("CALLGATE_KEY_SECRET"):
+        return value.encode()
+    return settings.key_secret_file or settings.state_dir / "key-secret"
+
+
+def otlp_headers(settings: TelemetrySettings, environment: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Headers for the trace collector, from ``name=value,name=value`` in the named environment variable (OpenTelemetry's format)."""
+    environment = os.environ if environment is None else environment
+    pairs = (pair.partition("=") for pair in environment.get(settings.otlp_headers_env, "").split(",") if "=" in pair)
+    return {name.strip(): value.strip() for name, _, value in pairs}
+
+
+def json_schema() -> dict[str, Any]:
+    """The published JSON Schema of callgate.yaml."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Settings.model_json_schema()}
+
+
+# --- lines, references, messages -----------------------------------------------------------------------------------------
+
+_Path = tuple[str | int, ...]
+
+
+def _lines(node: yaml.Node | None, at: _Path = ()) -> dict[_Path, int]:
+    """The line (from 1) of every key and item in a YAML document."""
+    if node is None:
+        return {}
+    lines = {at: node.start_mark.line + 1}
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            inner = (*at, str(key.value))
+            lines.update(_lines(value, inner))
+            lines[inner] = key.start_mark.line + 1
+    elif isinstance(node, yaml.SequenceNode):
+        for index, value in enumerate(node.value):
+            lines.update(_lines(value, (*at, index)))
+    return lines
+
+
+def _line(lines: Mapping[_Path, int], at: _Path) -> int | None:
+    while at and at not in lines:
+        at = at[:-1]
+    return lines.get(at)
+
+
+def _expand(value: Any, environment: Mapping[str, str], file: Path, lines: Mapping[_Path, int], at: _Path) -> Any:
+    if isinstance(value, dict):
+        return {key: _expand(item, environment, file, lines, (*at, str(key))) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_expand(item, environment, file, lines, (*at, index)) for index, item in enumerate(value)]
+    if not isinstance(value, str):
+        return value
+
+    def resolve(match: re.Match[str]) -> str:
+        name, default = match.group(1), match.group(2)
+        found = environment.get(name, default)
+        if found is None:
+            key = ".".join(map(str, at))
+            raise SettingsError(file, _line(lines, at), key, f"the environment has no {name}; set it, or write ${{{name}:-default}}")
+        return found
+
+    return _REFERENCE.sub(resolve, value)
+
+
+def _set(data: dict[str, Any], keys: tuple[str, ...], value: str) -> None:
+    for key in keys[:-1]:
+        data = data.setdefault(key, {})
+    data[keys[-1]] = value
+
+
+def _explained(file: Path, lines: Mapping[_Path, int], error: ValidationError) -> SettingsError:
+    found = error.errors(include_input=False, include_url=False)
+    first = min(found, key=lambda one: one["type"] != "extra_forbidden")  # a misspelt key often makes another one missing
+    at: _Path = tuple(first["loc"])
+    key = ".".join(map(str, at))
+    if first["type"] == "extra_forbidden":
+        allowed = ", ".join(sorted(_fields_at(at[:-1])))
+        message = f"unknown key; expected one of: {allowed}" if allowed else "unknown key"
+    elif first["type"] == "missing":
+        message = "is missing"
+    else:
+        message = first["msg"].removeprefix("Value error, ")
+    more = error.error_count() - 1
+    return SettingsError(file, _line(lines, at), key, message + (f" (and {more} more)" if more else ""))
+
+
+def _fields_at(at: _Path) -> set[str]:
+    model: Any = Settings
+    for step in at:
+        if isinstance(step, int):
+            continue
+        annotation = model.model_fields[step].annotation if step in model.model_fields else None
+        candidates = [annotation, *_arguments(annotation)]
+        model = next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), None)
+        if model is None:
+            return set()
+    return set(model.model_fields)
+
+
+def _arguments(annotation: Any) -> list[Any]:
+    inner = list(getattr(annotation, "__args__", ()))
+    return inner + [deeper for item in inner for deeper in _arguments(item)]
+
+
+def _absolute(settings: Settings, root: Path) -> Settings:
+    return settings.model_copy(
+        update={
+            "policies": {name: root / path for name, path in settings.policies.items()},
+            "knowledge": {name: root / path for name, path in settings.knowledge.items()},
+            "state_dir": root / settings.state_dir,
+            "key_secret_file": root / settings.key_secret_file if settings.key_secret_file else None,
+        }
+    )

@@ -1,0 +1,78 @@
+"""The only file that knows Redis: keys and limits live there, shared by every worker.
+
+It knows commands, not what they mean. Each failure is a StoreError; who asked decides whether that is open or closed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis
+    from redis.commands.core import AsyncScript
+
+_T = TypeVar("_T")
+
+
+class StoreError(Exception):
+    """Redis could not be reached, was too slow, or refused."""
+
+
+class RedisStore:
+    """One pool of connections to one Redis. ``timeout_s`` bounds every command."""
+
+    def __init__(self, url: str, timeout_s: float = 1.0) -> None:
+        from redis.asyncio import Redis
+
+        self._redis: Redis = Redis.from_url(url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s)
+        self._timeout_s = timeout_s
+
+    @property
+    def client(self) -> Redis:
+        """The vendor's client, for packages that bring their own commands."""
+        return self._redis
+
+    def script(self, source: str) -> RedisScript:
+        return RedisScript(self, self._redis.register_script(source))
+
+    async def ping(self) -> None:
+        """Raises: StoreError."""
+        await self.bounded(self._redis.ping())
+
+    async def read_hash(self, name: str) -> dict[bytes, bytes]:
+        """Raises: StoreError."""
+        return await self.bounded(cast(Awaitable[dict[bytes, bytes]], self._redis.hgetall(name)))
+
+    async def write_hash(self, name: str, key: str, value: bytes) -> None:
+        """Raises: StoreError."""
+        await self.bounded(cast(Awaitable[int], self._redis.hset(name, key, cast(str, value))))
+
+    async def delete_from_hash(self, name: str, key: str) -> bool:
+        """Whether there was such a key. Raises: StoreError."""
+        return bool(await self.bounded(cast(Awaitable[int], self._redis.hdel(name, key))))
+
+    async def bounded(self, command: Awaitable[_T]) -> _T:
+        """The command's result. Raises: StoreError for every fault, a late answer included."""
+        from redis.exceptions import RedisError
+
+        try:
+            return await asyncio.wait_for(command, self._timeout_s)
+        except (RedisError, OSError, TimeoutError) as error:
+            raise StoreError(type(error).__name__) from None
+
+    async def aclose(self) -> None:
+        await self._redis.aclose()
+
+
+class RedisScript:
+    """A Lua script, run atomically by Redis."""
+
+    def __init__(self, store: RedisStore, script: AsyncScript) -> None:
+        self._store = store
+        self._script = script
+
+    async def run(self, keys: Sequence[str], args: Sequence[str | int | float]) -> list[Any]:
+        """Raises: StoreError."""
+        return cast(list[Any], await self._store.bounded(self._script(keys=list(keys), args=list(args))))

@@ -1,0 +1,264 @@
+"""Requests become traces: records in, OTLP out, in batches, off the request's path.
+
+Spans carry OpenTelemetry's and OpenInference's attributes and are written straight into OTLP protobuf: the SDK costs 245 microseconds CPU
+for the five spans of a guarded request, this 75 (2026-11). Fails open: the queue is bounded, what does not fit or cannot be delivered is
+dropped and counted, and no request ever waits. It sees redacted text only, because a Record holds nothing else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import deque
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import structlog
+from openinference.semconv.resource import ResourceAttributes
+from openinference.semconv.trace import MessageAttributes, OpenInferenceSpanKindValues, SpanAttributes
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.common.v1.common_pb2 import AnyValue, InstrumentationScope, KeyValue
+from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span, Status
+
+from gateway.metrics import Metrics
+from gateway.types import RailResult, Record
+
+if TYPE_CHECKING:
+    import aiohttp
+
+BATCH = 256
+_KIND = SpanAttributes.OPENINFERENCE_SPAN_KIND
+_CHAIN = OpenInferenceSpanKindValues.CHAIN.value
+_LLM = OpenInferenceSpanKindValues.LLM.value
+_GUARDRAIL = OpenInferenceSpanKindValues.GUARDRAIL.value
+
+
+class TraceExporter:
+    """A bounded queue of records and the task that empties it. ``submit`` never blocks and never raises."""
+
+    def __init__(
+        self,
+        endpoint: str,
+        metrics: Metrics,
+        *,
+        project: str,
+        headers: Mapping[str, str],
+        queue_size: int,
+        flush_s: float,
+        timeout_s: float,
+        version: str,
+    ) -> None:
+        self._endpoint = endpoint
+        self._metrics = metrics
+        self._headers = {"content-type": "application/x-protobuf", **headers}
+        self._queue: deque[Record] = deque()
+        self._queue_size = queue_size
+        self._flush_s = flush_s
+        self._timeout_s = timeout_s
+        self._wake = asyncio.Event()
+        self._closing = False
+        self._task: asyncio.Task[None] | None = None
+        self._resource = {"service.name": "callgate", "service.version": version, ResourceAttributes.PROJECT_NAME: project}
+        self._log = structlog.get_logger("telemetry")
+        self._failing = False
+
+    def start(self) -> None:
+        if self._endpoint:
+            self._task = asyncio.create_task(self._run())
+
+    def submit(self, record: Record) -> None:
+        """Takes a record for export; drops it, counted, when the queue is full."""
+        if self._task is None or not record.sampled:
+            return
+        if len(self._queue) >= self._queue_size:
+            self._metrics.dropped.labels("queue_full").inc(count_spans(record))
+            return
+        self._queue.append(record)
+        if len(self._queue) >= BATCH:
+            self._wake.set()
+
+    async def aclose(self) -> None:
+        """Sends what is queued, for at most one export timeout."""
+        if self._task is None:
+            return
+        self._closing = True
+        self._wake.set()
+        _, late = await asyncio.wait({self._task}, timeout=self._timeout_s)
+        for task in late:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    async def _run(self) -> None:
+        import aiohttp
+
+        timeout = aiohttp.ClientTimeout(total=self._timeout_s)
+        async with aiohttp.ClientSession(timeout=timeout, trust_env=False, cookie_jar=aiohttp.DummyCookieJar()) as session:
+            while not (self._closing and not self._queue):
+                if len(self._queue) < BATCH and not self._closing:
+                    try:
+                        await asyncio.wait_for(self._wake.wait(), self._flush_s)
+                    except TimeoutError:
+                        pass
+                self._wake.clear()
+                if self._queue:
+                    batch = [self._queue.popleft() for _ in range(min(BATCH, len(self._queue)))]
+                    await self._send(session, batch)
+
+    async def _send(self, session: aiohttp.ClientSession, batch: list[Record]) -> None:
+        import aiohttp
+
+        spans = sum(map(count_spans, batch))
+        try:
+            async with session.post(self._endpoint, data=encode(batch, self._resource), headers=self._headers) as response:
+                reason = "" if response.status < 300 else f"status {response.status}"
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            reason = type(error).__name__
+        if reason:
+            self._metrics.dropped.labels("export_failed").inc(spans)
+        else:
+            self._metrics.exported.inc(spans)
+        if bool(reason) != self._failing:  # said once when it begins and once when it ends
+            self._failing = bool(reason)
+            self._log.warning("traces_not_delivered" if reason else "traces_delivered_again", reason=reason or None)
+
+
+def count_spans(record: Record) -> int:
+    return 1 + bool(record.call_started_ns) + len(record.rails) + len(record.spans)
+
+
+def encode(batch: list[Record], resource: Mapping[str, Any]) -> bytes:
+    """An OTLP ExportTraceServiceRequest, serialised."""
+    spans = ScopeSpans(scope=InstrumentationScope(name="callgate"), spans=[s for record in batch for s in _spans(record)])
+    message = ResourceSpans(scope_spans=[spans])
+    message.resource.attributes.extend(_attributes(resource))
+    data: bytes = ExportTraceServiceRequest(resource_spans=[message]).SerializeToString()
+    return data
+
+
+def _spans(record: Record) -> Iterator[Span]:
+    policy = {"callgate.policy": record.policy, "callgate.policy_digest": record.policy_digest}
+    yield _root(record, policy)
+    for place, step in enumerate(record.spans, 1):
+        yield _span(record, place, step.name, step.start_ns, step.end_ns, {_KIND: step.kind, **policy, **step.attributes}, step.status)
+    place = len(record.spans) + 1
+    end_ns = record.call_started_ns or record.ended_ns
+    for rail in record.rails:
+        last_ns = record.ended_ns if rail.stage == "output" else end_ns
+        yield _rail(record, place, rail, last_ns, policy)
+        place += 1
+    if record.call_started_ns:
+        yield _llm(record, place, policy)
+
+
+def _root(record: Record, policy: Mapping[str, Any]) -> Span:
+    attributes: dict[str, Any] = {
+        _KIND: _CHAIN,
+        "callgate.request_id": record.request_id,
+        "callgate.route": record.route,
+        "callgate.key_id": record.key_id,
+        "http.response.status_code": record.status,
+        "callgate.redacted": json.dumps(dict(record.redacted)) if record.redacted else "",
+        "callgate.unresolved_tokens": record.unresolved_tokens or None,
+        SpanAttributes.INPUT_VALUE: record.input[-1]["content"] if record.input else "",
+        SpanAttributes.OUTPUT_VALUE: "".join(record.output),
+        SpanAttributes.SESSION_ID: record.call_id,
+        **policy,
+    }
+    span = Span(
+        trace_id=record.trace_id,
+        span_id=record.span_id,
+        parent_span_id=record.parent_span_id,
+        name=f"callgate.{record.endpoint}",
+        kind=Span.SPAN_KIND_SERVER,
+        start_time_unix_nano=record.started_ns,
+        end_time_unix_nano=record.ended_ns,
+        status=_status(record.error_code),
+    )
+    span.attributes.extend(_attributes(attributes))
+    return span
+
+
+def _llm(record: Record, place: int, policy: Mapping[str, Any]) -> Span:
+    usage = record.usage
+    attributes: dict[str, Any] = {
+        _KIND: _LLM,
+        SpanAttributes.LLM_MODEL_NAME: record.upstream_model,
+        SpanAttributes.LLM_TOKEN_COUNT_PROMPT: usage.prompt_tokens,
+        SpanAttributes.LLM_TOKEN_COUNT_COMPLETION: usage.completion_tokens,
+        SpanAttributes.LLM_TOKEN_COUNT_TOTAL: usage.total_tokens,
+        SpanAttributes.LLM_INVOCATION_PARAMETERS: json.dumps(record.parameters),
+        SpanAttributes.OUTPUT_VALUE: "".join(record.output),
+        "gen_ai.operation.name": "chat" if record.endpoint == "chat" else "text_completion",
+        "gen_ai.request.model": record.model,
+        "gen_ai.response.model": record.upstream_model,
+        "gen_ai.usage.input_tokens": usage.prompt_tokens,
+        "gen_ai.usage.output_tokens": usage.completion_tokens,
+        "callgate.deployment": record.deployment,
+        "callgate.attempts": record.attempts,
+        "callgate.usage_estimated": usage.estimated or None,
+        "callgate.finish_reason": record.finish_reason,
+        **policy,
+    }
+    for index, message in enumerate(record.input):
+        prefix = f"{SpanAttributes.LLM_INPUT_MESSAGES}.{index}."
+        attributes[prefix + MessageAttributes.MESSAGE_ROLE] = message["role"]
+        attributes[prefix + MessageAttributes.MESSAGE_CONTENT] = message["content"]
+    if record.output:
+        prefix = f"{SpanAttributes.LLM_OUTPUT_MESSAGES}.0."
+        attributes[prefix + MessageAttributes.MESSAGE_ROLE] = "assistant"
+        attributes[prefix + MessageAttributes.MESSAGE_CONTENT] = "".join(record.output)
+    failed = record.error_code if record.error_code.startswith("upstream") else ""
+    return _span(record, place, "llm", record.call_started_ns, record.call_ended_ns or record.ended_ns, attributes, failed)
+
+
+def _rail(record: Record, place: int, rail: RailResult, end_ns: int, policy: Mapping[str, Any]) -> Span:
+    attributes = {
+        _KIND: _GUARDRAIL,
+        "guardrail.name": rail.rail,
+        "guardrail.stage": rail.stage,
+        "guardrail.verdict": rail.outcome,
+        "guardrail.reason": rail.reason,
+        "guardrail.score": rail.score,
+        "guardrail.threshold": rail.threshold,
+        "guardrail.enforced": rail.enforced,
+        **policy,
+    }
+    start_ns = end_ns - int(rail.duration_s * 1e9)
+    return _span(record, place, f"rail.{rail.rail}", start_ns, end_ns, attributes, "not_run" if rail.outcome == "not_run" else "")
+
+
+def _span(
+    record: Record, place: int, name: str, start_ns: int, end_ns: int, attributes: Mapping[str, Any], failed: str
+) -> Span:
+    own_id = (int.from_bytes(record.span_id, "big") + place) % (1 << 64) or 1
+    span = Span(
+        trace_id=record.trace_id,
+        span_id=own_id.to_bytes(8, "big"),
+        parent_span_id=record.span_id,
+        name=name,
+        kind=Span.SPAN_KIND_CLIENT if name == "llm" else Span.SPAN_KIND_INTERNAL,
+        start_time_unix_nano=start_ns,
+        end_time_unix_nano=end_ns,
+        status=_status(failed),
+    )
+    span.attributes.extend(_attributes(attributes))
+    return span
+
+
+def _status(code: str) -> Status:
+    return Status(code=Status.STATUS_CODE_ERROR, message=code) if code else Status(code=Status.STATUS_CODE_OK)
+
+
+def _attributes(values: Mapping[str, Any]) -> Iterator[KeyValue]:
+    for key, value in values.items():
+        if value is None or value == "":
+            continue
+        if type(value) is bool:
+            any_value = AnyValue(bool_value=value)
+        elif type(value) is int:
+            any_value = AnyValue(int_value=value)
+        elif type(value) is float:
+            any_value = AnyValue(double_value=value)
+        else:
+            any_value = AnyValue(string_value=str(value))
+        yield KeyValue(key=key, value=any_value)

@@ -1,0 +1,175 @@
+"""The values that travel through the gateway. They know no vendor, no HTTP and no other module."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Json = dict[str, Any]
+"""A parsed JSON object. Its shape is checked once, at the edge (gateway/wire)."""
+
+Chunk = Json
+"""One piece of an answer in OpenAI's stream shape: ``choices[*].delta`` (chat) or ``choices[*].text`` (completions).
+
+A whole reply is a stream of one Chunk whose ``delta`` is the message."""
+
+Endpoint = Literal["chat", "completion"]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one key may spend. ``None`` is unlimited."""
+
+    requests_per_minute: int | None
+    tokens_per_minute: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who is calling: the holder of a key. ``models`` empty: every model."""
+
+    key_id: str
+    name: str
+    limits: Limits
+    models: frozenset[str] = frozenset()
+
+    def may_use(self, model: str) -> bool:
+        return not self.models or model in self.models
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """One backend that can answer for a model: an OpenAI-compatible ``base_url``, or a LiteLLM ``provider`` string."""
+
+    name: str
+    model: str
+    weight: float = 1.0
+    base_url: str = ""
+    provider: str = ""
+    api_key: str = field(default="", repr=False)
+    connect_timeout_s: float = 3.0
+    first_byte_timeout_s: float = 60.0
+    idle_timeout_s: float = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A model as callers name it, and everything that happens to a request for it."""
+
+    model: str
+    deployments: tuple[Deployment, ...]
+    policy: str | None
+    knowledge: str | None
+    deadline_s: float
+    max_tokens: int
+    attempts: int
+    created: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    estimated: bool = False
+
+    @property
+    def total_tokens(self) -> int:
+        return self.prompt_tokens + self.completion_tokens
+
+    def as_json(self) -> Json:
+        return {
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": self.completion_tokens,
+            "total_tokens": self.total_tokens,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class RailResult:
+    """A rail's verdict as the gateway records it. ``outcome``: pass, rewrite, block or not_run."""
+
+    rail: str
+    stage: str
+    outcome: str
+    reason: str
+    score: float | None
+    threshold: float | None
+    duration_s: float
+    enforced: bool
+
+
+@dataclass(slots=True)
+class Span:
+    """A step of a request that is worth a span of its own; times are UNIX nanoseconds. ``attributes`` hold no raw text."""
+
+    name: str
+    kind: str
+    start_ns: int
+    end_ns: int
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+    status: str = ""
+
+
+@dataclass(slots=True)
+class Record:
+    """What is remembered of one request: one value, turned into a trace, metrics and a log line off the path.
+
+    ``input`` and ``output`` hold redacted text only; nothing here is ever restored.
+    """
+
+    request_id: str
+    trace_id: bytes
+    span_id: bytes
+    parent_span_id: bytes
+    started_ns: int
+    endpoint: str
+    sampled: bool = True
+    call_id: str = ""
+    ended_ns: int = 0
+    status: int = 0
+    error_code: str = ""
+    key_id: str = ""
+    model: str = ""
+    stream: bool = False
+    route: str = ""
+    deployment: str = ""
+    upstream_model: str = ""
+    attempts: int = 0
+    policy: str = ""
+    policy_digest: str = ""
+    input: list[Json] = field(default_factory=list)
+    output: list[str] = field(default_factory=list)
+    parameters: Json = field(default_factory=dict)
+    usage: Usage = field(default_factory=Usage)
+    finish_reason: str = ""
+    rails: list[RailResult] = field(default_factory=list)
+    spans: list[Span] = field(default_factory=list)
+    redacted: Mapping[str, int] = field(default_factory=dict)
+    unresolved_tokens: int = 0
+    held_chars: int = 0
+    call_started_ns: int = 0
+    first_delta_ns: int = 0
+    call_ended_ns: int = 0
+    upstream_s: float = 0.0
+
+
+@dataclass(slots=True)
+class ChatRequest:
+    """A chat or legacy completion request on its way through the gateway. ``body`` is owned by it and changed in place.
+
+    ``tokens`` maps redaction tokens to the caller's own values: it lives here and dies with the request.
+    ``refusal`` is set when a rail answers in the model's stead: no upstream call is then made.
+    ``sources`` are the passages that the answer may cite: ``[{"n", "id", "title", "source"}]``.
+    """
+
+    endpoint: Endpoint
+    model: str
+    body: Json
+    stream: bool
+    include_usage: bool
+    record: Record
+    deadline: float
+    tokens: Mapping[str, str] = field(default_factory=dict, repr=False)
+    refusal: str | None = None
+    sources: list[Json] = field(default_factory=list)

@@ -1,0 +1,174 @@
+"""Where text stands in OpenAI's requests and answers: the only file that knows the fields.
+
+A request's texts are read as Slots and written back changed; an answer's texts flow through Channels, one for each text that grows
+by deltas (content of choice 0, arguments of its second tool call, ...). It does not know what is done to the texts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from gateway.errors import BadRequest
+from gateway.types import Chunk, ChatRequest, Json
+
+Form = Literal["plain", "json"]
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """One text of a request: ``holder[key]``. ``form`` json: the text is itself a JSON document."""
+
+    holder: Any
+    key: Any
+    role: str
+    form: Form = "plain"
+
+    @property
+    def text(self) -> str:
+        text: str = self.holder[self.key]
+        return text
+
+    def write(self, text: str) -> None:
+        self.holder[self.key] = text
+
+
+def request_texts(request: ChatRequest) -> list[Slot]:
+    """Every text of a request that a person may have written, in the order of the conversation."""
+    body = request.body
+    slots = list(_messages(body)) if request.endpoint == "chat" else list(_prompts(body))
+    slots.extend(Slot(body, key, "user") for key in ("user", "safety_identifier", "prompt_cache_key") if type(body.get(key)) is str)
+    metadata = body.get("metadata")
+    if type(metadata) is dict:
+        slots.extend(Slot(metadata, key, "user") for key in metadata)
+    return slots
+
+
+def _messages(body: Json) -> Iterator[Slot]:
+    for message in body["messages"]:
+        role = message["role"]
+        content = message.get("content")
+        if type(content) is str:
+            yield Slot(message, "content", role)
+        elif content:
+            yield from _parts(content, role)
+        for key in ("refusal", "reasoning_content", "name"):
+            if type(message.get(key)) is str:
+                yield Slot(message, key, role)
+        calls = [call.get("function") for call in message.get("tool_calls") or ()]
+        for function in (*calls, message.get("function_call")):
+            if type(function) is dict and type(function.get("arguments")) is str:
+                yield Slot(function, "arguments", role, "json")
+    prediction = body.get("prediction")
+    if type(prediction) is dict and type(prediction.get("content")) is str:
+        yield Slot(prediction, "content", "assistant")
+
+
+def _parts(parts: list[Json], role: str) -> Iterator[Slot]:
+    for part in parts:
+        for key in ("text", "refusal"):
+            if type(part.get(key)) is str:
+                yield Slot(part, key, role)
+        file = part.get("file")
+        if type(file) is dict and type(file.get("filename")) is str:
+            yield Slot(file, "filename", role)
+
+
+def _prompts(body: Json) -> Iterator[Slot]:
+    prompt = body["prompt"]
+    if type(prompt) is str:
+        yield Slot(body, "prompt", "user")
+    else:
+        yield from (Slot(prompt, index, "user") for index in range(len(prompt)))
+    if type(body.get("suffix")) is str:
+        yield Slot(body, "suffix", "user")
+
+
+def refuse_unreadable(body: Json) -> None:
+    """Raises: BadRequest for message parts that no rail here can read (images, audio, files)."""
+    for index, message in enumerate(body.get("messages") or ()):
+        content = message.get("content")
+        if type(content) is not list:
+            continue
+        for place, part in enumerate(content):
+            if part["type"] not in ("text", "refusal"):
+                raise BadRequest(
+                    f"Parts of type '{part['type'][:40]}' cannot be checked by this model's policy; send text parts only.",
+                    param=f"messages[{index}].content[{place}].type",
+                    code="unsupported_content",
+                )
+
+
+def conversation(request: ChatRequest) -> list[dict[str, str]]:
+    """The conversation as rails read it: ``[{"role", "content"}]``, parts joined, tool arguments as text."""
+    if request.endpoint == "completion":
+        prompt = request.body["prompt"]
+        return [{"role": "user", "content": text} for text in ([prompt] if type(prompt) is str else prompt)]
+    messages = []
+    for message in request.body["messages"]:
+        content = message.get("content")
+        text = content if type(content) is str else "\n".join(p.get("text") or "" for p in content or ())
+        messages.append({"role": message["role"], "content": text})
+    return messages
+
+
+# --- answers -------------------------------------------------------------------------------------------------------------
+
+ChannelKey = tuple[int, str, int]
+"""(index of the choice, name of the field, index of the tool call or 0)"""
+
+
+def chunk_texts(chunk: Chunk) -> Iterator[tuple[ChannelKey, Json, str]]:
+    """Every text of a chunk: the channel it belongs to, and the holder and key where it stands."""
+    for choice in chunk.get("choices") or ():
+        index = choice.get("index", 0)
+        delta = choice.get("delta")
+        if delta is None:
+            if type(choice.get("text")) is str:
+                yield (index, "text", 0), choice, "text"
+            continue
+        for key in ("content", "refusal", "reasoning_content", "reasoning"):
+            if type(delta.get(key)) is str:
+                yield (index, key, 0), delta, key
+        for place, call in enumerate(delta.get("tool_calls") or ()):
+            function = call.get("function")
+            if type(function) is dict and type(function.get("arguments")) is str:
+                yield (index, "arguments", call.get("index", place)), function, "arguments"
+
+
+def append_text(choice: Json, key: ChannelKey, text: str) -> None:
+    """Adds text at the end of a channel inside a chunk's choice; the field is made where the chunk had none."""
+    _, name, call_index = key
+    if name == "text":
+        choice["text"] = (choice.get("text") or "") + text
+        return
+    delta = choice.setdefault("delta", {})
+    if name != "arguments":
+        delta[name] = (delta.get(name) or "") + text
+        return
+    calls = delta.get("tool_calls") or []
+    for place, call in enumerate(calls):
+        if call.get("index", place) == call_index:
+            function = call.setdefault("function", {})
+            function["arguments"] = (function.get("arguments") or "") + text
+            return
+    delta["tool_calls"] = [*calls, {"index": call_index, "function": {"arguments": text}}]
+
+
+def is_empty(chunk: Chunk) -> bool:
+    """A chunk that says nothing: every text in it was held back, and it carries neither role, finish, usage nor log-probabilities."""
+    if chunk.get("usage"):
+        return False
+    for choice in chunk.get("choices") or ():
+        if choice.get("finish_reason") or choice.get("logprobs") or choice.get("text"):
+            return False
+        for key, value in (choice.get("delta") or {}).items():
+            if value and not (key == "tool_calls" and all(_silent(call) for call in value)):
+                return False
+    return bool(chunk.get("choices"))
+
+
+def _silent(call: Json) -> bool:
+    function = call.get("function") or {}
+    return not call.get("id") and not function.get("name") and not function.get("arguments")
