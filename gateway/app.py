@@ -33,9 +33,10 @@ from gateway.types import Caller, Deployment, Limits, Route
 from gateway.upstream import HttpBackends
 
 if TYPE_CHECKING:
-    from gateway.steps import FraudSteps, Guard, GuardedSteps
     from rag.retrieve import Knowledge
     from serving.embedding.minilm import EmbeddingBatcher
+
+    from gateway.steps import FraudSteps, Guard, GuardedSteps
 
 Embed = Callable[[Sequence[str]], Awaitable[Any]]
 
@@ -57,7 +58,9 @@ def create_app(settings: Settings) -> FastAPI:
 
 
 @asynccontextmanager
-async def _lifespan(app: FastAPI, settings: Settings, hasher: KeyHasher, routes: dict[str, Route]) -> AsyncIterator[None]:
+async def _lifespan(
+    app: FastAPI, settings: Settings, hasher: KeyHasher, routes: dict[str, Route]
+) -> AsyncIterator[None]:
     async with AsyncExitStack() as stack:
         metrics = Metrics()
         store = RedisStore(settings.redis.url, settings.redis.timeout_s)
@@ -120,7 +123,9 @@ def _route(model: ModelSettings) -> Route:
         )
         for d in model.deployments
     )
-    return Route(model.name, deployments, model.policy, model.knowledge, model.deadline_s, model.max_tokens, model.attempts)
+    return Route(
+        model.name, deployments, model.policy, model.knowledge, model.deadline_s, model.max_tokens, model.attempts
+    )
 
 
 def _exporter(settings: Settings, metrics: Metrics) -> TraceExporter:
@@ -147,7 +152,9 @@ async def _embedder(settings: Settings, stack: AsyncExitStack) -> EmbeddingBatch
     needed = any(model.knowledge for model in settings.models)
     if not settings.embedding.enabled:
         if needed:
-            raise SettingsError(Path("callgate.yaml"), None, "embedding.enabled", "knowledge bases need it; set it to true")
+            raise SettingsError(
+                Path("callgate.yaml"), None, "embedding.enabled", "knowledge bases need it; set it to true"
+            )
         return None
     from serving.embedding.minilm import EmbeddingBatcher, MiniLM
 

@@ -32,7 +32,11 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 JSON_TYPE = (b"content-type", b"application/json")
-STREAM_HEADERS = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
+STREAM_HEADERS = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),
+]
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}\Z")
 _TRACEPARENT = re.compile(rb"00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})\Z")
 _HOST = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?\Z")
@@ -131,7 +135,9 @@ class HotRoutes:
 
     def _finish(self, record: Record) -> None:
         record.ended_ns = time.time_ns()
-        record.sampled = record.sampled or bool(record.error_code) or any(rail.outcome != "pass" for rail in record.rails)
+        record.sampled = (
+            record.sampled or bool(record.error_code) or any(rail.outcome != "pass" for rail in record.rails)
+        )
         self._metrics.observe(record)
         self._exporter.submit(record)
         self._log.info(
@@ -188,11 +194,20 @@ class HotRoutes:
         wanted, vectors = await self._pipeline.embed(call, self._embedding_model, self._embedder)
         coded = wanted.encoding_format == "base64"
         data = [
-            {"object": "embedding", "index": i, "embedding": base64.b64encode(v.tobytes()).decode() if coded else v.tolist()}
+            {
+                "object": "embedding",
+                "index": i,
+                "embedding": base64.b64encode(v.tobytes()).decode() if coded else v.tolist(),
+            }
             for i, v in enumerate(vectors)
         ]
         used = max(1, len(exchange.raw) // 4)
-        body = {"object": "list", "data": data, "model": wanted.model, "usage": {"prompt_tokens": used, "total_tokens": used}}
+        body = {
+            "object": "list",
+            "data": data,
+            "model": wanted.model,
+            "usage": {"prompt_tokens": used, "total_tokens": used},
+        }
         await exchange.respond(200, encode_body(body), [*headers_of(exchange.record), *call.headers])
 
     async def _models(self, exchange: _Exchange) -> None:
@@ -213,7 +228,9 @@ class HotRoutes:
         if name is not None:
             body = next((model for model in listed if model["id"] == name), {})
             if not body:
-                raise NotFound("No such model here; GET /v1/models lists those there are.", param="model", code="model_not_found")
+                raise NotFound(
+                    "No such model here; GET /v1/models lists those there are.", param="model", code="model_not_found"
+                )
         await exchange.respond(200, encode_body(body), headers_of(exchange.record))
 
     async def _score(self, exchange: _Exchange) -> None:
@@ -239,7 +256,9 @@ class HotRoutes:
             earned = [*earned, (b"allow", b"POST" if scope_method(exchange.scope) == "GET" else b"GET")]
         if isinstance(error, (TooLarge, WrongMethod, Unauthenticated)) and not exchange.read_whole:
             earned = [*earned, (b"connection", b"close")]  # the rest of the body is not worth reading
-        await exchange.respond(error.status, encode_body(error.body()), [*headers_of(record), *earned, *error.headers()])
+        await exchange.respond(
+            error.status, encode_body(error.body()), [*headers_of(record), *earned, *error.headers()]
+        )
 
 
 def scope_method(scope: Scope) -> str:

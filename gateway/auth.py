@@ -75,7 +75,13 @@ class KeyHasher:
         key_id = secrets.token_hex(4)
         plain = f"{PREFIX}{key_id}-{secrets.token_urlsafe(32)}"
         stored = StoredKey(
-            key_id, self.hash(plain.encode()), name, now, limits.requests_per_minute, limits.tokens_per_minute, tuple(models)
+            key_id,
+            self.hash(plain.encode()),
+            name,
+            now,
+            limits.requests_per_minute,
+            limits.tokens_per_minute,
+            tuple(models),
         )
         return NewKey(plain, stored)
 

@@ -55,7 +55,9 @@ def up(
     port: Annotated[int, typer.Option(help="Port of the gateway.")] = 8080,
     model_port: Annotated[int, typer.Option(help="Port of the embedded model.")] = 18081,
     redis_port: Annotated[int, typer.Option(help="Port of the embedded Redis.")] = 16379,
-    redis_url: Annotated[str, typer.Option(help="Use this Redis instead of the embedded one.", envvar="CALLGATE_REDIS_URL")] = "",
+    redis_url: Annotated[
+        str, typer.Option(help="Use this Redis instead of the embedded one.", envvar="CALLGATE_REDIS_URL")
+    ] = "",
     phoenix: Annotated[bool, typer.Option(help="Start Arize Phoenix for traces.")] = True,
     phoenix_port: Annotated[int, typer.Option(help="Port of Phoenix.")] = 6006,
 ) -> None:
@@ -87,7 +89,9 @@ def serve(
     from gateway.serve import serve as run
 
     settings = _load(config)
-    changed = settings.server.model_copy(update={k: v for k, v in (("host", host), ("port", port)) if v not in ("", -1)})
+    changed = settings.server.model_copy(
+        update={k: v for k, v in (("host", host), ("port", port)) if v not in ("", -1)}
+    )
     try:
         run(settings.model_copy(update={"server": changed}), config)
     except SettingsError as error:
@@ -128,10 +132,18 @@ def show_version() -> None:
 def create_key(
     name: Annotated[str, typer.Argument(help="Whose key it is, for instance the application's name.")],
     config: ConfigOption = Path("callgate.yaml"),
-    requests_per_minute: Annotated[int | None, typer.Option(min=1, help="Its own limit; else the settings' default.")] = None,
-    tokens_per_minute: Annotated[int | None, typer.Option(min=1, help="Its own limit; else the settings' default.")] = None,
-    model: Annotated[list[str] | None, typer.Option(help="A model it may use; repeat for more. None given: all.")] = None,
-    print_config: Annotated[bool, typer.Option("--print-config", help="Print lines for callgate.yaml instead of storing it.")] = False,
+    requests_per_minute: Annotated[
+        int | None, typer.Option(min=1, help="Its own limit; else the settings' default.")
+    ] = None,
+    tokens_per_minute: Annotated[
+        int | None, typer.Option(min=1, help="Its own limit; else the settings' default.")
+    ] = None,
+    model: Annotated[
+        list[str] | None, typer.Option(help="A model it may use; repeat for more. None given: all.")
+    ] = None,
+    print_config: Annotated[
+        bool, typer.Option("--print-config", help="Print lines for callgate.yaml instead of storing it.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Make a key and store its hash in Redis. The key is shown this once.
@@ -143,7 +155,9 @@ def create_key(
 
     settings = _load(config)
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    made = _hasher(settings).create(name, now=now, limits=Limits(requests_per_minute, tokens_per_minute), models=model or ())
+    made = _hasher(settings).create(
+        name, now=now, limits=Limits(requests_per_minute, tokens_per_minute), models=model or ()
+    )
     if print_config:
         print(f"keys:\n  - id: {made.stored.id}\n    name: {name}\n    hash: {made.stored.hash}")  # noqa: T201
         print(made.plain, file=sys.stderr)  # noqa: T201
@@ -177,12 +191,20 @@ def list_keys(config: ConfigOption = Path("callgate.yaml"), as_json: JsonOption 
     table = Table("id", "name", "where", "requests/min", "tokens/min", "models", "created")
     for row in rows:
         limits = [str(row.get(k) or "default") for k in ("requests_per_minute", "tokens_per_minute")]
-        table.add_row(str(row["id"]), str(row["name"]), row["where"], *limits, ", ".join(row["models"]) or "all", str(row.get("created", "")))
+        table.add_row(
+            str(row["id"]),
+            str(row["name"]),
+            row["where"],
+            *limits,
+            ", ".join(row["models"]) or "all",
+            str(row.get("created", "")),
+        )
     Console().print(table if rows else "No keys yet; make one with: callgate keys create NAME")
 
 
 def revoke_key(
-    key_id: Annotated[str, typer.Argument(help="The id, from `callgate keys list`.")], config: ConfigOption = Path("callgate.yaml")
+    key_id: Annotated[str, typer.Argument(help="The id, from `callgate keys list`.")],
+    config: ConfigOption = Path("callgate.yaml"),
 ) -> None:
     """Revoke a key. Every worker refuses it within two seconds."""
     from gateway.auth import KEYS_HASH
@@ -233,7 +255,10 @@ def _with_store(settings: Settings, work: Any) -> Any:
     try:
         return asyncio.run(run())
     except StoreError as error:
-        return _fail(f"Redis at {_without_password(settings.redis.url)} did not answer ({error}); start it, or set redis.url", code=1)
+        return _fail(
+            f"Redis at {_without_password(settings.redis.url)} did not answer ({error}); start it, or set redis.url",
+            code=1,
+        )
 
 
 def _without_password(url: str) -> str:

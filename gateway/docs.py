@@ -79,9 +79,15 @@ def _operation(tag: str, summary: str, body: str, described: bool, path: str) ->
         "summary": summary,
         "security": [{"key": []}],
         "responses": {
-            "200": {"description": "The answer, in OpenAI's shape.", "content": {"application/json": {"schema": {"type": "object"}}}},
+            "200": {
+                "description": "The answer, in OpenAI's shape.",
+                "content": {"application/json": {"schema": {"type": "object"}}},
+            },
             **{
-                status: {"description": text, "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}}
+                status: {
+                    "description": text,
+                    "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}},
+                }
                 for status, text in _ERRORS.items()
             },
         },
@@ -90,5 +96,7 @@ def _operation(tag: str, summary: str, body: str, described: bool, path: str) ->
         shape: Json = {"$ref": f"#/components/schemas/{body}"} if described else {"type": ["object", "array"]}
         operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": shape}}}
     if "{" in path:
-        operation["parameters"] = [{"name": "transaction_id", "in": "path", "required": True, "schema": {"type": "string"}}]
+        operation["parameters"] = [
+            {"name": "transaction_id", "in": "path", "required": True, "schema": {"type": "string"}}
+        ]
     return operation

@@ -45,7 +45,10 @@ class CallgateError(Exception):
         if self.retry_after_s is None:
             return []
         whole_s = max(1, -int(-self.retry_after_s // 1))
-        return [(b"retry-after", b"%d" % whole_s), (b"retry-after-ms", b"%d" % max(1, round(self.retry_after_s * 1000)))]
+        return [
+            (b"retry-after", b"%d" % whole_s),
+            (b"retry-after-ms", b"%d" % max(1, round(self.retry_after_s * 1000))),
+        ]
 
 
 class BadRequest(CallgateError):

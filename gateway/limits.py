@@ -118,7 +118,9 @@ class Limiter:
         except StoreError:
             if self._when_down == "allow":
                 return Grant(caller, 0)
-            raise StoreUnavailable("Limits cannot be checked at the moment; try again soon.", retry_after_s=1.0) from None
+            raise StoreUnavailable(
+                "Limits cannot be checked at the moment; try again soon.", retry_after_s=1.0
+            ) from None
         if short:
             what = "requests" if short == 1 else "tokens"
             limit = limits.requests_per_minute if short == 1 else limits.tokens_per_minute

@@ -21,32 +21,61 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         kw = {"registry": self.registry}
-        self._requests = Counter("callgate_requests", "Requests by endpoint, model and status.", ["endpoint", "model", "status"], **kw)
+        self._requests = Counter(
+            "callgate_requests", "Requests by endpoint, model and status.", ["endpoint", "model", "status"], **kw
+        )
         self._errors = Counter("callgate_errors", "Errors by code, as callers saw them.", ["code"], **kw)
         self._duration = Histogram(
-            "gen_ai_server_request_duration_seconds", "From request to last byte.", ["endpoint", "model"], buckets=_SECONDS, **kw
+            "gen_ai_server_request_duration_seconds",
+            "From request to last byte.",
+            ["endpoint", "model"],
+            buckets=_SECONDS,
+            **kw,
         )
         self._first = Histogram(
-            "gen_ai_server_time_to_first_token_seconds", "From request to first delta.", ["model"], buckets=_SECONDS, **kw
+            "gen_ai_server_time_to_first_token_seconds",
+            "From request to first delta.",
+            ["model"],
+            buckets=_SECONDS,
+            **kw,
         )
         self._per_token = Histogram(
-            "gen_ai_server_time_per_output_token_seconds", "Between deltas, by token.", ["model"], buckets=_OVERHEAD, **kw
+            "gen_ai_server_time_per_output_token_seconds",
+            "Between deltas, by token.",
+            ["model"],
+            buckets=_OVERHEAD,
+            **kw,
         )
         self._tokens = Histogram(
-            "gen_ai_client_token_usage", "Tokens by type (input, output).", ["model", "gen_ai_token_type"], buckets=_TOKENS, **kw
+            "gen_ai_client_token_usage",
+            "Tokens by type (input, output).",
+            ["model", "gen_ai_token_type"],
+            buckets=_TOKENS,
+            **kw,
         )
-        self._overhead = Histogram("callgate_overhead_seconds", "Time before the backend was called.", ["model"], buckets=_OVERHEAD, **kw)
+        self._overhead = Histogram(
+            "callgate_overhead_seconds", "Time before the backend was called.", ["model"], buckets=_OVERHEAD, **kw
+        )
         self._rails = Counter(
             "callgate_guardrail_decisions", "Verdicts of rails.", ["policy", "rail", "stage", "outcome"], **kw
         )
-        self._rail_seconds = Histogram("callgate_guardrail_seconds", "Time a rail took.", ["rail"], buckets=_OVERHEAD, **kw)
+        self._rail_seconds = Histogram(
+            "callgate_guardrail_seconds", "Time a rail took.", ["rail"], buckets=_OVERHEAD, **kw
+        )
         self._redacted = Counter("callgate_redacted", "Personal values replaced before leaving.", ["kind"], **kw)
-        self._unresolved = Counter("callgate_unresolved_tokens", "Redaction tokens in answers that stood for no value.", **kw)
+        self._unresolved = Counter(
+            "callgate_unresolved_tokens", "Redaction tokens in answers that stood for no value.", **kw
+        )
         self._attempts = Counter("callgate_upstream_attempts", "Calls to backends.", ["deployment"], **kw)
         self.in_flight = Gauge("callgate_requests_in_flight", "Requests being answered.", **kw)
-        self.dropped = Counter("callgate_exporter_dropped_spans", "Spans that never reached the collector.", ["reason"], **kw)
+        self.dropped = Counter(
+            "callgate_exporter_dropped_spans", "Spans that never reached the collector.", ["reason"], **kw
+        )
         self.exported = Counter("callgate_exporter_sent_spans", "Spans that the collector took.", **kw)
-        for reason in ("queue_full", "export_failed"):  # visible at zero, so that an alert can be written before the first drop
+        for reason in (
+            "queue_full",
+            "export_failed",
+        ):  # visible at zero, so that an alert can be written before the first drop
             self.dropped.labels(reason)
 
     def observe(self, record: Record) -> None:

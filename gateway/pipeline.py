@@ -18,7 +18,7 @@ from gateway.auth import KeyTable
 from gateway.errors import BadRequest
 from gateway.limits import Grant, Limiter
 from gateway.routing import Router
-from gateway.types import Caller, Chunk, ChatRequest, Endpoint, Json, Record, Route, Usage
+from gateway.types import Caller, ChatRequest, Chunk, Endpoint, Json, Record, Route, Usage
 from gateway.wire.parse import Embedding, parse, parse_embedding
 from gateway.wire.replies import canned, read_usage
 from gateway.wire.texts import chunk_texts
@@ -30,7 +30,9 @@ class Steps(Protocol):
     async def redact(self, route: Route, request: ChatRequest) -> None: ...
     async def check_input(self, route: Route, request: ChatRequest) -> None: ...
     async def ground(self, route: Route, request: ChatRequest) -> None: ...
-    def check_output(self, route: Route, request: ChatRequest, reply: AsyncGenerator[Chunk]) -> AsyncGenerator[Chunk]: ...
+    def check_output(
+        self, route: Route, request: ChatRequest, reply: AsyncGenerator[Chunk]
+    ) -> AsyncGenerator[Chunk]: ...
     def restore(self, route: Route, request: ChatRequest, reply: AsyncGenerator[Chunk]) -> AsyncGenerator[Chunk]: ...
 
 
@@ -94,7 +96,9 @@ class Pipeline:
         if wanted.model != model:
             raise BadRequest(f"Embeddings come from '{model}' here.", param="model", code="model_not_found")
         if wanted.dimensions not in (None, 384):
-            raise BadRequest(f"'{model}' has 384 dimensions; leave the field out.", param="dimensions", code="invalid_value")
+            raise BadRequest(
+                f"'{model}' has 384 dimensions; leave the field out.", param="dimensions", code="invalid_value"
+            )
         call.record.route = call.record.model = model
         grant = await self._limiter.reserve(caller, len(call.raw) // 4)
         call.headers.extend(grant.headers())
@@ -131,10 +135,14 @@ class Pipeline:
         key = "max_completion_tokens" if body.get("max_completion_tokens") else "max_tokens"
         wanted = body.get(key)
         if wanted is not None and wanted > route.max_tokens:
-            raise BadRequest(f"{key} is {wanted}; this model allows at most {route.max_tokens}.", param=key, code="invalid_value")
+            raise BadRequest(
+                f"{key} is {wanted}; this model allows at most {route.max_tokens}.", param=key, code="invalid_value"
+            )
         body[key] = wanted or route.max_tokens
         if request.stream:
-            body["stream_options"] = {"include_usage": True}  # so that what was used is known, also when the caller did not ask
+            body["stream_options"] = {
+                "include_usage": True
+            }  # so that what was used is known, also when the caller did not ask
         request.deadline = self._clock() + route.deadline_s
         request.record.route = route.model
         request.record.parameters = {name: body[name] for name in _PARAMETERS if name in body}
@@ -143,7 +151,9 @@ class Pipeline:
     async def reserve(self, caller: Caller, route: Route, request: ChatRequest, call: Call) -> Meter:
         """Raises: RateLimited, StoreUnavailable."""
         body = request.body
-        most_out = (body.get("max_completion_tokens") or body.get("max_tokens") or route.max_tokens) * (body.get("n") or 1)
+        most_out = (body.get("max_completion_tokens") or body.get("max_tokens") or route.max_tokens) * (
+            body.get("n") or 1
+        )
         prompt = len(call.raw) // _BYTES_PER_TOKEN
         grant = await self._limiter.reserve(caller, prompt + most_out)
         call.headers.extend(grant.headers())
@@ -169,7 +179,17 @@ class Pipeline:
 
 
 _BYTES_PER_TOKEN = 4  # of JSON; English BPE vocabularies average a little over four characters a token
-_PARAMETERS = ("temperature", "top_p", "max_tokens", "max_completion_tokens", "n", "seed", "stop", "presence_penalty", "frequency_penalty")
+_PARAMETERS = (
+    "temperature",
+    "top_p",
+    "max_tokens",
+    "max_completion_tokens",
+    "n",
+    "seed",
+    "stop",
+    "presence_penalty",
+    "frequency_penalty",
+)
 
 
 class Meter:
@@ -186,7 +206,9 @@ class Meter:
     async def __aenter__(self) -> Meter:
         return self
 
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         record = self._request.record
         if record.call_started_ns and not record.call_ended_ns:
             record.call_ended_ns = time.time_ns()

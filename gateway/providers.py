@@ -30,7 +30,14 @@ class HostedProviders:
         self._litellm: ModuleType = litellm
 
     async def call(
-        self, deployment: Deployment, endpoint: Endpoint, body: Json, *, stream: bool, timeout_s: float, headers: Mapping[str, str]
+        self,
+        deployment: Deployment,
+        endpoint: Endpoint,
+        body: Json,
+        *,
+        stream: bool,
+        timeout_s: float,
+        headers: Mapping[str, str],
     ) -> AsyncGenerator[Chunk]:
         """As HttpBackends.call. Raises: an UpstreamError."""
         ask = self._litellm.acompletion if endpoint == "chat" else self._litellm.atext_completion

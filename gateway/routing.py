@@ -12,12 +12,19 @@ from contextlib import aclosing
 from typing import Protocol
 
 from gateway.errors import Forbidden, ModelNotFound, UpstreamError, UpstreamTimeout
-from gateway.types import Caller, Chunk, ChatRequest, Deployment, Endpoint, Json, Route
+from gateway.types import Caller, ChatRequest, Chunk, Deployment, Endpoint, Json, Route
 
 
 class Backend(Protocol):
     def call(
-        self, deployment: Deployment, endpoint: Endpoint, body: Json, *, stream: bool, timeout_s: float, headers: Mapping[str, str]
+        self,
+        deployment: Deployment,
+        endpoint: Endpoint,
+        body: Json,
+        *,
+        stream: bool,
+        timeout_s: float,
+        headers: Mapping[str, str],
     ) -> AsyncGenerator[Chunk]: ...
 
 
@@ -64,7 +71,9 @@ class Router:
                 break
             record.attempts += 1
             record.deployment, record.upstream_model = deployment.name, deployment.model or deployment.provider
-            headers = {"traceparent": f"00-{record.trace_id.hex()}-{record.span_id.hex()}-{'01' if record.sampled else '00'}"}
+            headers = {
+                "traceparent": f"00-{record.trace_id.hex()}-{record.span_id.hex()}-{'01' if record.sampled else '00'}"
+            }
             backend = self._http if not deployment.provider else self._hosted
             if backend is None:
                 raise RuntimeError(f"deployment {deployment.name} needs a hosted provider, and none was built")

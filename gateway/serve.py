@@ -55,7 +55,9 @@ def set_up_logging(level: str) -> None:
         logger_factory=structlog.BytesLoggerFactory(sys.stderr.buffer),
         cache_logger_on_first_use=True,
     )
-    logging.basicConfig(level=logging.WARNING, format='{"level":"%(levelname)s","logger":"%(name)s","event":"library_message"}')
+    logging.basicConfig(
+        level=logging.WARNING, format='{"level":"%(levelname)s","logger":"%(name)s","event":"library_message"}'
+    )
 
 
 def _listen(settings: Settings, config: Path) -> socket.socket:

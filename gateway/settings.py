@@ -165,7 +165,9 @@ class Settings(_Strict):
             if model.policy is not None and model.policy not in self.policies:
                 raise ValueError(f"model '{model.name}': there is no policy '{model.policy}' under policies")
             if model.knowledge is not None and model.knowledge not in self.knowledge:
-                raise ValueError(f"model '{model.name}': there is no knowledge base '{model.knowledge}' under knowledge")
+                raise ValueError(
+                    f"model '{model.name}': there is no knowledge base '{model.knowledge}' under knowledge"
+                )
         loopback = self.server.host in ("127.0.0.1", "::1", "localhost")
         if self.auth == "none" and not loopback:
             raise ValueError("auth: 'none' is only for a gateway that listens on loopback; use 'keys'")
@@ -231,7 +233,9 @@ def api_key(deployment: DeploymentSettings, environment: Mapping[str, str] | Non
             return deployment.api_key_file.read_text(encoding="utf-8").strip()
         except OSError:
             message = "cannot be read; it should hold the key of this deployment"
-            raise SettingsError(deployment.api_key_file, None, f"models.{deployment.name}.api_key_file", message) from None
+            raise SettingsError(
+                deployment.api_key_file, None, f"models.{deployment.name}.api_key_file", message
+            ) from None
     return ""
 
 
@@ -295,7 +299,9 @@ def _expand(value: Any, environment: Mapping[str, str], file: Path, lines: Mappi
         found = environment.get(name, default)
         if found is None:
             key = ".".join(map(str, at))
-            raise SettingsError(file, _line(lines, at), key, f"the environment has no {name}; set it, or write ${{{name}:-default}}")
+            raise SettingsError(
+                file, _line(lines, at), key, f"the environment has no {name}; set it, or write ${{{name}:-default}}"
+            )
         return found
 
     return _REFERENCE.sub(resolve, value)
@@ -309,7 +315,9 @@ def _set(data: dict[str, Any], keys: tuple[str, ...], value: str) -> None:
 
 def _explained(file: Path, lines: Mapping[_Path, int], error: ValidationError) -> SettingsError:
     found = error.errors(include_input=False, include_url=False)
-    first = min(found, key=lambda one: one["type"] != "extra_forbidden")  # a misspelt key often makes another one missing
+    first = min(
+        found, key=lambda one: one["type"] != "extra_forbidden"
+    )  # a misspelt key often makes another one missing
     at: _Path = tuple(first["loc"])
     key = ".".join(map(str, at))
     if first["type"] == "extra_forbidden":

@@ -12,8 +12,15 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 
+from guardrails.policy import Policy
+from guardrails.rails import OutputGuard, Rails
+from guardrails.redaction import RedactionUnavailable, Redactor
+from guardrails.verdict import Ruling, Verdict
+from rag.answer import ground
+from rag.retrieve import Knowledge
+
 from gateway.errors import BadRequest, ContentBlocked, RailUnavailable
-from gateway.types import Chunk, ChatRequest, RailResult, Record, Route, Span
+from gateway.types import ChatRequest, Chunk, RailResult, Record, Route, Span
 from gateway.wire.texts import (
     ChannelKey,
     append_text,
@@ -23,14 +30,8 @@ from gateway.wire.texts import (
     refuse_unreadable,
     request_texts,
 )
-from guardrails.policy import Policy
-from guardrails.rails import OutputGuard, Rails
-from guardrails.redaction import RedactionUnavailable, Redactor
 from guardrails.restore import Restorer
 from guardrails.types import Segment
-from guardrails.verdict import Ruling, Verdict
-from rag.answer import ground
-from rag.retrieve import Knowledge
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +63,9 @@ class GuardedSteps:
             redaction = await guard.redactor.redact([Segment(slot.text, slot.role, slot.form) for slot in slots])
         except RedactionUnavailable as error:
             request.record.rails.append(_not_run("redaction", str(error)))
-            raise RailUnavailable("Personal data could not be checked, so nothing was sent; try again soon.", retry_after_s=1.0) from None
+            raise RailUnavailable(
+                "Personal data could not be checked, so nothing was sent; try again soon.", retry_after_s=1.0
+            ) from None
         for slot, text in zip(slots, redaction.texts, strict=True):
             if text != slot.text:
                 slot.write(_participant(text) if slot.key == "name" else text)
@@ -84,7 +87,11 @@ class GuardedSteps:
         if ruling.decision == "block":
             _stop(ruling, request)
         elif ruling.decision == "rewrite" and ruling.text is not None:
-            slots = [slot for slot in request_texts(request) if slot.role == "user" and slot.key in ("content", "text", "prompt")]
+            slots = [
+                slot
+                for slot in request_texts(request)
+                if slot.role == "user" and slot.key in ("content", "text", "prompt")
+            ]
             slots[-1].write(ruling.text)
 
     async def ground(self, route: Route, request: ChatRequest) -> None:
@@ -92,21 +99,33 @@ class GuardedSteps:
         if route.knowledge is None or request.refusal is not None:
             return
         if request.endpoint != "chat":
-            raise BadRequest("This model answers from a knowledge base; use /v1/chat/completions.", param="model", code="unsupported_endpoint")
+            raise BadRequest(
+                "This model answers from a knowledge base; use /v1/chat/completions.",
+                param="model",
+                code="unsupported_endpoint",
+            )
         questions = [message["content"] for message in conversation(request) if message["role"] == "user"]
         begun_ns = time.time_ns()
         passages = await self._knowledge[route.knowledge].retrieve(questions[-1] if questions else "")
         attributes: dict[str, object] = {"callgate.knowledge": route.knowledge}
         for place, passage in enumerate(passages):
             prefix = f"retrieval.documents.{place}.document."
-            attributes |= {prefix + "id": passage.id, prefix + "content": passage.text, prefix + "score": float(passage.score)}
+            attributes |= {
+                prefix + "id": passage.id,
+                prefix + "content": passage.text,
+                prefix + "score": float(passage.score),
+            }
         request.record.spans.append(Span("retrieve", "RETRIEVER", begun_ns, time.time_ns(), attributes))
         if not passages:
             return
         messages = request.body["messages"]
-        after_system = next((i for i, m in enumerate(messages) if m["role"] not in ("system", "developer")), len(messages))
+        after_system = next(
+            (i for i, m in enumerate(messages) if m["role"] not in ("system", "developer")), len(messages)
+        )
         messages.insert(after_system, {"role": "system", "content": ground(questions[-1], passages)})
-        request.sources = [{"n": n, "id": p.id, "title": p.title, "source": p.source} for n, p in enumerate(passages, 1)]
+        request.sources = [
+            {"n": n, "id": p.id, "title": p.title, "source": p.source} for n, p in enumerate(passages, 1)
+        ]
         if self._record_texts:
             request.record.input = [dict(message) for message in conversation(request)]
 
@@ -208,7 +227,9 @@ async def _restored(request: ChatRequest, reply: AsyncGenerator[Chunk]) -> Async
                 for key, holder, name in list(chunk_texts(chunk)):
                     restorer = restorers.get(key)
                     if restorer is None:
-                        restorer = restorers[key] = Restorer(request.tokens, "json" if key[1] == "arguments" else "plain")
+                        restorer = restorers[key] = Restorer(
+                            request.tokens, "json" if key[1] == "arguments" else "plain"
+                        )
                     holder[name] = restorer.feed(holder[name])
                 for choice in chunk.get("choices") or ():
                     if choice.get("finish_reason"):
@@ -228,7 +249,9 @@ async def _restored(request: ChatRequest, reply: AsyncGenerator[Chunk]) -> Async
 
 def _stop(ruling: Ruling, request: ChatRequest) -> None:
     if ruling.kind == "rail_unavailable":
-        raise RailUnavailable("A guardrail could not run, and its policy does not let requests pass unchecked.", retry_after_s=1.0)
+        raise RailUnavailable(
+            "A guardrail could not run, and its policy does not let requests pass unchecked.", retry_after_s=1.0
+        )
     if ruling.respond == "refusal" and ruling.text:
         request.refusal = ruling.text
         return

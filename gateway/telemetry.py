@@ -58,7 +58,11 @@ class TraceExporter:
         self._wake = asyncio.Event()
         self._closing = False
         self._task: asyncio.Task[None] | None = None
-        self._resource = {"service.name": "callgate", "service.version": version, ResourceAttributes.PROJECT_NAME: project}
+        self._resource = {
+            "service.name": "callgate",
+            "service.version": version,
+            ResourceAttributes.PROJECT_NAME: project,
+        }
         self._log = structlog.get_logger("telemetry")
         self._failing = False
 
@@ -92,7 +96,9 @@ class TraceExporter:
         import aiohttp
 
         timeout = aiohttp.ClientTimeout(total=self._timeout_s)
-        async with aiohttp.ClientSession(timeout=timeout, trust_env=False, cookie_jar=aiohttp.DummyCookieJar()) as session:
+        async with aiohttp.ClientSession(
+            timeout=timeout, trust_env=False, cookie_jar=aiohttp.DummyCookieJar()
+        ) as session:
             while not (self._closing and not self._queue):
                 if len(self._queue) < BATCH and not self._closing:
                     try:
@@ -109,7 +115,9 @@ class TraceExporter:
 
         spans = sum(map(count_spans, batch))
         try:
-            async with session.post(self._endpoint, data=encode(batch, self._resource), headers=self._headers) as response:
+            async with session.post(
+                self._endpoint, data=encode(batch, self._resource), headers=self._headers
+            ) as response:
                 reason = "" if response.status < 300 else f"status {response.status}"
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             reason = type(error).__name__
@@ -128,7 +136,9 @@ def count_spans(record: Record) -> int:
 
 def encode(batch: list[Record], resource: Mapping[str, Any]) -> bytes:
     """An OTLP ExportTraceServiceRequest, serialised."""
-    spans = ScopeSpans(scope=InstrumentationScope(name="callgate"), spans=[s for record in batch for s in _spans(record)])
+    spans = ScopeSpans(
+        scope=InstrumentationScope(name="callgate"), spans=[s for record in batch for s in _spans(record)]
+    )
     message = ResourceSpans(scope_spans=[spans])
     message.resource.attributes.extend(_attributes(resource))
     data: bytes = ExportTraceServiceRequest(resource_spans=[message]).SerializeToString()
@@ -139,7 +149,15 @@ def _spans(record: Record) -> Iterator[Span]:
     policy = {"callgate.policy": record.policy, "callgate.policy_digest": record.policy_digest}
     yield _root(record, policy)
     for place, step in enumerate(record.spans, 1):
-        yield _span(record, place, step.name, step.start_ns, step.end_ns, {_KIND: step.kind, **policy, **step.attributes}, step.status)
+        yield _span(
+            record,
+            place,
+            step.name,
+            step.start_ns,
+            step.end_ns,
+            {_KIND: step.kind, **policy, **step.attributes},
+            step.status,
+        )
     place = len(record.spans) + 1
     end_ns = record.call_started_ns or record.ended_ns
     for rail in record.rails:
@@ -208,7 +226,9 @@ def _llm(record: Record, place: int, policy: Mapping[str, Any]) -> Span:
         attributes[prefix + MessageAttributes.MESSAGE_ROLE] = "assistant"
         attributes[prefix + MessageAttributes.MESSAGE_CONTENT] = "".join(record.output)
     failed = record.error_code if record.error_code.startswith("upstream") else ""
-    return _span(record, place, "llm", record.call_started_ns, record.call_ended_ns or record.ended_ns, attributes, failed)
+    return _span(
+        record, place, "llm", record.call_started_ns, record.call_ended_ns or record.ended_ns, attributes, failed
+    )
 
 
 def _rail(record: Record, place: int, rail: RailResult, end_ns: int, policy: Mapping[str, Any]) -> Span:
@@ -224,7 +244,9 @@ def _rail(record: Record, place: int, rail: RailResult, end_ns: int, policy: Map
         **policy,
     }
     start_ns = end_ns - int(rail.duration_s * 1e9)
-    return _span(record, place, f"rail.{rail.rail}", start_ns, end_ns, attributes, "not_run" if rail.outcome == "not_run" else "")
+    return _span(
+        record, place, f"rail.{rail.rail}", start_ns, end_ns, attributes, "not_run" if rail.outcome == "not_run" else ""
+    )
 
 
 def _span(

@@ -40,7 +40,14 @@ class HttpBackends:
         self._session: aiohttp.ClientSession | None = None
 
     async def call(
-        self, deployment: Deployment, endpoint: Endpoint, body: Json, *, stream: bool, timeout_s: float, headers: Mapping[str, str]
+        self,
+        deployment: Deployment,
+        endpoint: Endpoint,
+        body: Json,
+        *,
+        stream: bool,
+        timeout_s: float,
+        headers: Mapping[str, str],
     ) -> AsyncGenerator[Chunk]:
         """The chunks of one answer; a whole answer is one chunk. ``timeout_s`` bounds the whole of it.
 
@@ -54,12 +61,18 @@ class HttpBackends:
         if deployment.api_key:
             sent["authorization"] = f"Bearer {deployment.api_key}"
         timeout = aiohttp.ClientTimeout(
-            total=timeout_s, sock_connect=deployment.connect_timeout_s, sock_read=deployment.idle_timeout_s if stream else None
+            total=timeout_s,
+            sock_connect=deployment.connect_timeout_s,
+            sock_read=deployment.idle_timeout_s if stream else None,
         )
         begun = False
         try:
             async with session.post(
-                deployment.base_url + _PATHS[endpoint], data=payload, headers=sent, timeout=timeout, allow_redirects=False
+                deployment.base_url + _PATHS[endpoint],
+                data=payload,
+                headers=sent,
+                timeout=timeout,
+                allow_redirects=False,
             ) as response:
                 if response.status != 200:
                     raise await _refusal(response)
@@ -90,7 +103,10 @@ class HttpBackends:
         headers = {"authorization": f"Bearer {deployment.api_key}"} if deployment.api_key else {}
         try:
             async with self._opened().get(
-                deployment.base_url + "/models", headers=headers, timeout=aiohttp.ClientTimeout(total=timeout_s), allow_redirects=False
+                deployment.base_url + "/models",
+                headers=headers,
+                timeout=aiohttp.ClientTimeout(total=timeout_s),
+                allow_redirects=False,
             ) as response:
                 return response.status < 500
         except (aiohttp.ClientError, OSError, TimeoutError):
@@ -116,7 +132,9 @@ class HttpBackends:
 
 async def _events(response: aiohttp.ClientResponse) -> AsyncGenerator[Chunk]:
     if response.content_type != "text/event-stream":
-        raise UpstreamInvalid("The model's server answered a streamed request with something that is not an event stream.")
+        raise UpstreamInvalid(
+            "The model's server answered a streamed request with something that is not an event stream."
+        )
     reader = EventReader()
     finished = False
     async for data in response.content.iter_any():
@@ -162,7 +180,9 @@ async def _refusal(response: aiohttp.ClientResponse) -> UpstreamError:
 def refusal(status: int, code: str | None, retry_after_s: float | None) -> UpstreamError:
     """The error that a caller sees for a backend's HTTP status. ``code`` is one that ``error_code`` let through, or None."""
     if status == 429:
-        return UpstreamRateLimited("The model's server is over its rate limit; try again later.", retry_after_s=retry_after_s or 1.0)
+        return UpstreamRateLimited(
+            "The model's server is over its rate limit; try again later.", retry_after_s=retry_after_s or 1.0
+        )
     if status == 503:
         return UpstreamUnavailable("The model's server is not available.", retry_after_s=retry_after_s)
     if status in (408, 504):
@@ -171,9 +191,13 @@ def refusal(status: int, code: str | None, retry_after_s: float | None) -> Upstr
         what = "its context length is exceeded" if code == "context_length_exceeded" else "check the parameters"
         return UpstreamRejected(f"The model's server refused the request: {what}.", code=code)
     if status in (401, 403):
-        return UpstreamUnavailable("The gateway's own credentials for the model's server were refused.", code="upstream_credentials")
+        return UpstreamUnavailable(
+            "The gateway's own credentials for the model's server were refused.", code="upstream_credentials"
+        )
     if status == 404:
-        return UpstreamUnavailable("The model's server does not know the model it was configured with.", code="upstream_no_model")
+        return UpstreamUnavailable(
+            "The model's server does not know the model it was configured with.", code="upstream_no_model"
+        )
     return UpstreamError(f"The model's server failed with status {status}.")
 
 

@@ -113,12 +113,22 @@ REFUSED_FIELDS = {
     for why, names in {
         "where requests go is the operator's setting": ("api_base", "base_url", "api_base_url", "azure_endpoint"),
         "credentials are the operator's setting": ("api_key", "api_version", "organization", "aws_access_key_id"),
-        "headers towards backends are the operator's setting": ("headers", "extra_headers", "default_headers", "extra_body"),
+        "headers towards backends are the operator's setting": (
+            "headers",
+            "extra_headers",
+            "default_headers",
+            "extra_body",
+        ),
         "callbacks are not for callers": ("callbacks", "success_callback", "failure_callback", "litellm_params"),
         "guardrails are chosen by the operator's policy": ("guardrails", "guardrail_config", "disable_guardrails"),
         "raw embeddings cannot be checked by any rail": ("prompt_embeds", "input_embeds"),
         "raw token ids cannot be checked by any rail": ("prompt_token_ids", "allowed_token_ids"),
-        "use response_format with a JSON schema": ("guided_regex", "guided_grammar", "guided_decoding_backend", "structural_tag"),
+        "use response_format with a JSON schema": (
+            "guided_regex",
+            "guided_grammar",
+            "guided_decoding_backend",
+            "structural_tag",
+        ),
         "templates are the operator's setting": ("chat_template", "chat_template_kwargs"),
     }.items()
     for name in names
@@ -133,7 +143,9 @@ def parse(endpoint: Endpoint, raw: bytes) -> Json:
     body = decode(raw)
     _convert(body, SHAPES[endpoint])
     for name in body.keys() & REFUSED_FIELDS.keys():
-        raise BadRequest(f"'{name}' cannot be set in a request: {REFUSED_FIELDS[name]}.", param=name, code="field_refused")
+        raise BadRequest(
+            f"'{name}' cannot be set in a request: {REFUSED_FIELDS[name]}.", param=name, code="field_refused"
+        )
     return body
 
 
@@ -149,13 +161,17 @@ def decode(raw: bytes) -> Json:
     try:
         body = msgspec.json.decode(raw)
     except RecursionError:
-        raise BadRequest(f"The body is nested too deeply; at most {MAX_DEPTH} levels.", code="nesting_too_deep") from None
+        raise BadRequest(
+            f"The body is nested too deeply; at most {MAX_DEPTH} levels.", code="nesting_too_deep"
+        ) from None
     except UnicodeDecodeError:
         raise BadRequest("The body is not valid UTF-8.", code="invalid_utf8") from None
     except msgspec.DecodeError as error:
         raise BadRequest(f"The body is not valid JSON: {error}.", code="invalid_json") from None
     if type(body) is not dict:
-        raise BadRequest("The body must be a JSON object, such as {\"model\": ..., \"messages\": [...]}.", code="invalid_json")
+        raise BadRequest(
+            'The body must be a JSON object, such as {"model": ..., "messages": [...]}.', code="invalid_json"
+        )
     # A level costs at least one bracket, so short bodies need no walk.
     if raw.count(b"[") + raw.count(b"{") > MAX_DEPTH and _depth(body) > MAX_DEPTH:
         raise BadRequest(f"The body is nested too deeply; at most {MAX_DEPTH} levels.", code="nesting_too_deep")

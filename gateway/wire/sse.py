@@ -69,7 +69,7 @@ class EventReader:
             self.done = True
             return
         chunk = decode_object(data)
-        if "error" in chunk and chunk["error"]:
+        if chunk.get("error"):
             raise UpstreamError("The model reported an error in the middle of its answer.", code="upstream_error")
         chunks.append(chunk)
 

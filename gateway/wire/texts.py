@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from gateway.errors import BadRequest
-from gateway.types import Chunk, ChatRequest, Json
+from gateway.types import ChatRequest, Chunk, Json
 
 Form = Literal["plain", "json"]
 
@@ -38,7 +38,11 @@ def request_texts(request: ChatRequest) -> list[Slot]:
     """Every text of a request that a person may have written, in the order of the conversation."""
     body = request.body
     slots = list(_messages(body)) if request.endpoint == "chat" else list(_prompts(body))
-    slots.extend(Slot(body, key, "user") for key in ("user", "safety_identifier", "prompt_cache_key") if type(body.get(key)) is str)
+    slots.extend(
+        Slot(body, key, "user")
+        for key in ("user", "safety_identifier", "prompt_cache_key")
+        if type(body.get(key)) is str
+    )
     metadata = body.get("metadata")
     if type(metadata) is dict:
         slots.extend(Slot(metadata, key, "user") for key in metadata)
