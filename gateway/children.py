@@ -12,7 +12,7 @@ import signal
 import socket
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -43,17 +43,18 @@ class PartFailedError(Exception):
 class Child:
     """A running Part."""
 
-    def __init__(self, part: Part, process: asyncio.subprocess.Process, log: Path) -> None:
+    def __init__(self, part: Part, process: asyncio.subprocess.Process, log: Path | None) -> None:
         self.part = part
         self.log = log
         self._process = process
         self.ended = asyncio.ensure_future(process.wait())
 
     @classmethod
-    async def start(cls, part: Part, log: Path) -> Child:
-        """Start it; its output replaces what was in the log file."""
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("wb") as output:
+    async def start(cls, part: Part, log: Path | None) -> Child:
+        """Start it; its output replaces what was in the log file, or goes to the screen when there is none."""
+        if log is not None:
+            log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("wb") if log is not None else nullcontext() as output:
             process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-I", "-S", str(LEASH), str(os.getpid())),
                 *part.command,
@@ -93,6 +94,8 @@ class Child:
 
     def last_words(self, lines: int = 12) -> str:
         """The end of its log, from at most the last 8 KB."""
+        if self.log is None:
+            return ""
         with self.log.open("rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - 8192))
             text = file.read().decode("utf-8", "replace")

@@ -1,0 +1,53 @@
+# Two commands are enough: `make run` shows Callgate working, `make test` proves it. `make` alone lists the rest.
+# Needs Python 3.11 to 3.13, make, and a way to the package registries; everything else is installed into this checkout.
+
+ONCE ?=
+PORT ?=
+PHOENIX_PORT ?=
+PHOENIX ?=
+REDIS_URL ?=
+UP = $(if $(ONCE),--once) $(if $(PORT),--port $(PORT)) $(if $(PHOENIX_PORT),--phoenix-port $(PHOENIX_PORT)) \
+     $(if $(filter 0 no off,$(PHOENIX)),--no-phoenix) $(if $(REDIS_URL),--redis-url $(REDIS_URL))
+INSTALL = @PYTHON="$(PYTHON)" sh setup/python.sh -m setup.install
+COMPILE = .venv/bin/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --no-emit-index-url \
+          --custom-compile-command "make lock" $(if $(UPGRADE),--upgrade) $(if $(PACKAGE),--upgrade-package $(PACKAGE))
+
+.DEFAULT_GOAL := help
+.PHONY: help run test lint lock bench clean
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1|/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-16s %s\n", $$1, $$2 }'
+
+run: ## install, start everything, send a tour of real requests (ONCE=1: and stop; PORT=, PHOENIX_PORT=, PHOENIX=0, REDIS_URL=)
+	$(INSTALL) run
+	@exec .venv/bin/callgate up --tour $(UP)
+
+test: lint ## the whole suite: lint, types, layers, tests
+	@echo "== tests"
+	@.venv/bin/python -m pytest -n 2 --dist loadgroup -q
+
+lint: ## format, lint, types and layers, without the tests
+	$(INSTALL) test
+	@echo "== ruff (lint, format)"
+	@.venv/bin/ruff check .
+	@.venv/bin/ruff format --check .
+	@echo "== mypy --strict"
+	@.venv/bin/mypy
+	@echo "== lint-imports (layers)"
+	@.venv/bin/lint-imports --no-cache
+
+bench: ## what a request costs, on this machine
+	$(INSTALL) test
+	@.venv/bin/python -m pytest tests/bench -q -m "" -s
+
+lock: ## write requirements/*.lock from *.in and pyproject.toml; pins move only with UPGRADE=1 or PACKAGE=name
+	$(INSTALL) tools
+	@$(COMPILE) --all-extras pyproject.toml -o requirements/all.lock
+	@$(COMPILE) requirements/bootstrap.in -o requirements/bootstrap.lock
+	@$(COMPILE) requirements/run.in -c requirements/all.lock -o requirements/run.lock
+	@$(COMPILE) requirements/test.in -c requirements/all.lock -o requirements/test.lock
+	@$(COMPILE) requirements/model.in --no-deps -o requirements/model.lock
+	@$(COMPILE) requirements/phoenix.in -o requirements/phoenix.lock
+
+clean: ## delete what was installed and every state file of a run
+	rm -rf .venv .venv-phoenix .callgate
