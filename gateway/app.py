@@ -33,10 +33,9 @@ from gateway.types import Caller, Deployment, Limits, Route
 from gateway.upstream import HttpBackends
 
 if TYPE_CHECKING:
+    from gateway.steps import FraudSteps, Guard, GuardedSteps
     from rag.retrieve import Knowledge
     from serving.embedding.minilm import EmbeddingBatcher
-
-    from gateway.steps import FraudSteps, Guard, GuardedSteps
 
 Embed = Callable[[Sequence[str]], Awaitable[Any]]
 
@@ -189,6 +188,14 @@ async def _guard(directory: Path, embed: Embed | None, stack: AsyncExitStack) ->
     guard = await build_guard(directory, embed)
     stack.push_async_callback(guard.aclose)
     return guard
+
+
+async def check_policies(settings: Settings, names: Sequence[str]) -> list[dict[str, Any]]:
+    """Builds the named policies as a gateway would, and says what each is. Raises: SettingsError."""
+    async with AsyncExitStack() as stack:
+        embedder = await _embedder(settings, stack)
+        guards = [await _guard(settings.policies[name], embedder.embed if embedder else None, stack) for name in names]
+        return [guard.describe() for guard in guards]
 
 
 async def _knowledge(settings: Settings, name: str, embed: Embed | None, stack: AsyncExitStack) -> Knowledge:

@@ -94,7 +94,7 @@ def read_secret(path: Path) -> bytes:
         path.parent.mkdir(parents=True, exist_ok=True)
         secret = secrets.token_hex(32).encode()
         try:
-            with path.open("xb", opener=lambda name, flags: _open_private(name, flags)) as file:
+            with open(path, "xb", opener=_open_private) as file:
                 file.write(secret)
         except FileExistsError:  # another process was quicker
             return path.read_bytes().strip()
@@ -143,8 +143,11 @@ class KeyTable:
             self._refresh_soon(now)
         # The table is keyed by a keyed hash of the whole key: how long a look-up takes says nothing about any key.
         caller = self._callers.get(digest)
-        if caller is None and self._store is not None and now - self._read_at > REFRESH_S / 4:
-            await self.refresh()
+        if caller is None and self._store is not None:
+            if self._reading is not None and not self._reading.done():
+                await asyncio.wait({self._reading})
+            elif now - self._read_at > REFRESH_S / 4:
+                await self.refresh()
             caller = self._callers.get(digest)
         if caller is None:
             raise Unauthenticated(f"This API key is not known here, or was revoked. {_HELP}")

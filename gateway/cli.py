@@ -109,7 +109,7 @@ def check(
         print(json.dumps(configuration.json_schema(), indent=2))  # noqa: T201
         return
     if example:
-        print(_EXAMPLE)  # noqa: T201
+        print(EXAMPLE)  # noqa: T201
         return
     from gateway.explain import explain, render
 
@@ -270,7 +270,7 @@ def _run(work: Coroutine[Any, Any, _T]) -> _T:
     return asyncio.run(work)
 
 
-_EXAMPLE = """\
+EXAMPLE = """\
 server: {host: 127.0.0.1, port: 8080}
 redis: {url: redis://127.0.0.1:6379/0}
 limits: {requests_per_minute: 600, tokens_per_minute: 200000}

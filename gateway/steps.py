@@ -7,19 +7,17 @@ otherwise.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
+from pathlib import Path
 
-from guardrails.policy import Policy
-from guardrails.rails import OutputGuard, Rails
-from guardrails.redaction import RedactionUnavailable, Redactor
-from guardrails.verdict import Ruling, Verdict
-from rag.answer import ground
-from rag.retrieve import Knowledge
+from pydantic import ValidationError
 
 from gateway.errors import BadRequest, ContentBlocked, RailUnavailable
+from gateway.settings import SettingsError
 from gateway.types import ChatRequest, Chunk, RailResult, Record, Route, Span
 from gateway.wire.texts import (
     ChannelKey,
@@ -30,8 +28,14 @@ from gateway.wire.texts import (
     refuse_unreadable,
     request_texts,
 )
+from guardrails.policy import Policy
+from guardrails.rails import OutputGuard, Rails
+from guardrails.redaction import RedactionUnavailable, Redactor
 from guardrails.restore import Restorer
 from guardrails.types import Segment
+from guardrails.verdict import Ruling, Verdict
+from rag.answer import ground
+from rag.retrieve import Knowledge
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +45,45 @@ class Guard:
     policy: Policy
     rails: Rails
     redactor: Redactor
+
+    def describe(self) -> dict[str, Any]:
+        """What the policy is and promises, for people and machines."""
+        output = self.policy.output
+        return {
+            "name": self.policy.name,
+            "digest": self.policy.digest,
+            "horizon_chars": output.horizon_chars,
+            "holds_at_most_chars": output.horizon_chars - 1 + output.window_chars if self.rails.checks_output else 0,
+            "longest_redacted_chars": self.redactor.horizon,
+            "redacts": self.redactor.kinds(),
+            "rails": self.rails.describe(),
+        }
+
+    async def aclose(self) -> None:
+        await self.rails.aclose()
+        await self.redactor.aclose()
+
+
+async def build_guard(directory: Path, embed: Embed | None) -> Guard:
+    """A policy, loaded and ready. Raises: SettingsError with the policy's file, line and key."""
+    try:
+        policy = load_policy(directory)
+        wanted = RedactionSettings.model_validate(policy.redaction)
+        rails = Rails(policy, embed)
+        redactor, _ = await asyncio.gather(asyncio.to_thread(build_redactor, wanted), rails.start())
+        await redactor.ready()
+    except PolicyError as error:
+        raise SettingsError(
+            error.file, error.line, error.key, f"{error.message}; {error.hint}" if error.hint else error.message
+        ) from None
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        raise SettingsError(
+            directory / "policy.yaml", None, ".".join(("redaction", *map(str, first["loc"]))), first["msg"]
+        ) from None
+    except (ValueError, RedactionUnavailable) as error:
+        raise SettingsError(directory / "policy.yaml", None, "redaction", str(error)) from None
+    return Guard(policy, rails, redactor)
 
 
 class GuardedSteps:
@@ -286,39 +329,3 @@ def _redaction_span(begun_ns: int, counts: Mapping[str, int], not_checked: tuple
     attributes |= {f"callgate.redacted.{kind}": count for kind, count in counts.items()}
     attributes |= {"callgate.not_checked": ", ".join(not_checked)} if not_checked else {}
     return Span("rail.redaction", "GUARDRAIL", begun_ns, time.time_ns(), attributes)
-
-
-# --- fraud ---------------------------------------------------------------------------------------------------------------
-
-
-class FraudSteps:
-    """Fraud scores, confirmed labels and past decisions, as bodies of /v1/fraud/*."""
-
-    def __init__(self, scorer: FraudScorer) -> None:
-        self._scorer = scorer
-
-    async def handle(self, path: str, method: str, raw: bytes) -> Json:
-        """Raises: BadRequest naming the field, NotFound for a decision that is not there."""
-        try:
-            if path == "/v1/fraud/score":
-                return await self._score(raw)
-            if path == "/v1/fraud/labels":
-                return await self._label(raw)
-        except InvalidTransaction as error:
-            raise BadRequest(error.message, param=error.path, code="invalid_value") from None
-        decision = await self._scorer.find(path.removeprefix("/v1/fraud/decisions/"))
-        if decision is None:
-            raise NotFound("No decision of that id is kept here.")
-        return decision.to_dict()
-
-    async def _score(self, raw: bytes) -> Json:
-        wanted = parse_transaction(raw)
-        if isinstance(wanted, list):
-            return {"object": "list", "data": [d.to_dict() for d in await self._scorer.score_batch(wanted)]}
-        return (await self._scorer.score(wanted)).to_dict()
-
-    async def _label(self, raw: bytes) -> Json:
-        labels = parse_label(raw)
-        for label in labels if isinstance(labels, list) else [labels]:
-            await self._scorer.label(label)
-        return {"object": "fraud.labels", "accepted": len(labels) if isinstance(labels, list) else 1}

@@ -243,7 +243,7 @@ def _rail(record: Record, place: int, rail: RailResult, end_ns: int, policy: Map
         "guardrail.enforced": rail.enforced,
         **policy,
     }
-    start_ns = end_ns - int(rail.duration_s * 1e9)
+    start_ns = max(record.started_ns, end_ns - int(rail.duration_s * 1e9))
     return _span(
         record, place, f"rail.{rail.rail}", start_ns, end_ns, attributes, "not_run" if rail.outcome == "not_run" else ""
     )

@@ -69,7 +69,9 @@ async def _chat(request: web.Request) -> web.StreamResponse:
 
 async def _completion(request: web.Request) -> web.StreamResponse:
     body = await _received(request)
-    return await _answer(request, body, body["prompt"] if isinstance(body["prompt"], str) else body["prompt"][0], chat=False)
+    return await _answer(
+        request, body, body["prompt"] if isinstance(body["prompt"], str) else body["prompt"][0], chat=False
+    )
 
 
 async def _received(request: web.Request) -> dict[str, Any]:
@@ -106,23 +108,37 @@ async def _answer(request: web.Request, body: dict[str, Any], asked: str, *, cha
     if model == "garbage":
         return web.Response(text='{"choices": [', content_type="application/json")
     answer = asked.partition("say:")[2] if model == "say" else asked
-    calls = [{"index": 0, "id": "call_1", "type": "function", "function": {"name": "look_up", "arguments": json.dumps({"who": asked})}}]
+    calls = [
+        {
+            "index": 0,
+            "id": "call_1",
+            "type": "function",
+            "function": {"name": "look_up", "arguments": json.dumps({"who": asked})},
+        }
+    ]
     if body.get("stream"):
         return await _stream(request, body, answer, calls, chat=chat)
     choice: dict[str, Any] = {"index": 0, "finish_reason": "stop", "logprobs": None}
     if not chat:
         choice["text"] = answer
     elif model == "tool":
-        choice |= {"finish_reason": "tool_calls", "message": {"role": "assistant", "content": None, "tool_calls": calls}}
+        choice |= {
+            "finish_reason": "tool_calls",
+            "message": {"role": "assistant", "content": None, "tool_calls": calls},
+        }
     else:
         choice["message"] = {"role": "assistant", "content": answer}
     usage = {"prompt_tokens": 11, "completion_tokens": 7, "total_tokens": 18}
     kind = "chat.completion" if chat else "text_completion"
     choices = [{**json.loads(json.dumps(choice)), "index": i} for i in range(body.get("n") or 1)]
-    return web.json_response({"id": "x", "object": kind, "created": 1, "model": model, "choices": choices, "usage": usage})
+    return web.json_response(
+        {"id": "x", "object": kind, "created": 1, "model": model, "choices": choices, "usage": usage}
+    )
 
 
-async def _stream(request: web.Request, body: dict[str, Any], answer: str, calls: list[Any], *, chat: bool) -> web.StreamResponse:
+async def _stream(
+    request: web.Request, body: dict[str, Any], answer: str, calls: list[Any], *, chat: bool
+) -> web.StreamResponse:
     state: Backend = request.app[STATE]
     model: str = body["model"]
     if model == "prose-stream":
@@ -132,7 +148,11 @@ async def _stream(request: web.Request, body: dict[str, Any], answer: str, calls
     head = {"id": "x", "object": "chat.completion.chunk" if chat else "text_completion", "created": 1, "model": model}
 
     async def send(delta: dict[str, Any], finish: str | None = None) -> None:
-        choice = {"index": 0, "finish_reason": finish, **({"delta": delta} if chat else {"text": delta.get("content", "")})}
+        choice = {
+            "index": 0,
+            "finish_reason": finish,
+            **({"delta": delta} if chat else {"text": delta.get("content", "")}),
+        }
         await response.write(b"data: " + json.dumps({**head, "choices": [choice]}).encode() + b"\n\n")
 
     state.open_streams += 1

@@ -69,7 +69,9 @@ async def test_several_choices_are_all_answered(gateway: Gateway) -> None:
 async def test_fields_unknown_here_still_reach_the_backend(gateway: Gateway, openai_backend: Backend) -> None:
     await gateway.post(CHAT, ask("echo", top_k=5, temperature=0.3))
     assert openai_backend.bodies[-1]["top_k"] == 5
-    assert openai_backend.bodies[-1]["max_tokens"] == 4096  # a bound on what can be spent, also where none was asked for
+    assert (
+        openai_backend.bodies[-1]["max_tokens"] == 4096
+    )  # a bound on what can be spent, also where none was asked for
 
 
 async def test_the_trace_goes_on_to_the_backend_and_the_key_does_not(gateway: Gateway, openai_backend: Backend) -> None:
@@ -97,7 +99,9 @@ async def test_the_trace_goes_on_to_the_backend_and_the_key_does_not(gateway: Ga
     ],
 )
 @pytest.mark.parametrize("stream", [False, True])
-async def test_every_fault_of_a_backend_is_one_error_in_openais_shape(gateway: Gateway, model: str, status: int, code: str, stream: bool) -> None:
+async def test_every_fault_of_a_backend_is_one_error_in_openais_shape(
+    gateway: Gateway, model: str, status: int, code: str, stream: bool
+) -> None:
     got, body, response = await gateway.post(CHAT, ask(model, stream=stream))
     assert (got, body["error"]["code"]) == (status, code)
     assert set(body["error"]) == {"message", "type", "param", "code"}
@@ -123,7 +127,9 @@ async def test_a_stream_that_is_none_is_refused(gateway: Gateway) -> None:
     assert (status, body["error"]["code"]) == (502, "upstream_invalid_response")
 
 
-async def test_hang_up_ends_the_backends_work_and_settles_the_reservation(gateway: Gateway, openai_backend: Backend) -> None:
+async def test_hang_up_ends_the_backends_work_and_settles_the_reservation(
+    gateway: Gateway, openai_backend: Backend
+) -> None:
     async with gateway.session.post(gateway.url + CHAT, json=ask("slow", stream=True, max_tokens=4000)) as response:
         await response.content.readany()
         reserved = int(response.headers["x-ratelimit-remaining-tokens"])

@@ -1,0 +1,63 @@
+"""What `callgate check` shows: the effective routes, policies and their rails, as facts and as a table. It changes nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from gateway.settings import Settings, api_key
+
+
+def explain(settings: Settings) -> dict[str, Any]:
+    """The effective configuration; secrets are resolved, to know that they are there, and not shown. Raises: SettingsError."""
+    for model in settings.models:
+        for deployment in model.deployments:
+            api_key(deployment)
+    return {
+        "listen": f"{settings.server.host}:{settings.server.port}",
+        "limits": settings.limits.model_dump(),
+        "models": [
+            {
+                "name": model.name,
+                "policy": model.policy,
+                "knowledge": model.knowledge,
+                "deadline_s": model.deadline_s,
+                "max_tokens": model.max_tokens,
+                "deployments": [
+                    {"name": d.name, "to": d.provider or f"{d.base_url} ({d.model})", "weight": d.weight} for d in model.deployments
+                ],
+            }
+            for model in settings.models
+        ],
+        "policies": asyncio.run(_policies(settings)),
+    }
+
+
+async def _policies(settings: Settings) -> list[dict[str, Any]]:
+    used = sorted({model.policy for model in settings.models if model.policy})
+    if not used:
+        return []
+    from gateway.app import check_policies  # builds what the gateway would build
+
+    return await check_policies(settings, used)
+
+
+def render(facts: dict[str, Any]) -> None:
+    """The facts for a person."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    routes = Table("model", "policy", "knowledge", "deployments", title=f"Routes on {facts['listen']}", title_justify="left")
+    for model in facts["models"]:
+        targets = "\n".join(f"{d['name']} -> {d['to']}, weight {d['weight']:g}" for d in model["deployments"])
+        routes.add_row(model["name"], model["policy"] or "none", model["knowledge"] or "-", targets)
+    console.print(routes)
+    for policy in facts["policies"]:
+        title = f"Policy {policy['name']} {policy['digest'][:12]}: holds at most {policy['holds_at_most_chars']} characters"
+        rails = Table("rail", "stage", "mode", "fail", "deadline", "cost", title=title, title_justify="left")
+        for rail in policy["rails"]:
+            rails.add_row(rail["rail"], rail["stage"], rail["mode"], rail["fail"], f"{rail['deadline_ms']} ms", rail["cost"])
+        console.print(rails)
+        console.print(f"  cannot see answer patterns longer than {policy['horizon_chars']} characters; redacts: {', '.join(policy['redacts'])}")
+    console.print("ok")

@@ -1,0 +1,109 @@
+"""One pattern of personal data, and the pass that looks for many of them at once in linear time.
+
+Patterns are RE2: no look-around, no back-references, and no text on which they explode. A pattern finds candidates;
+its validator and its context decide. Knows no kind of data by name.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from guardrails.types import Finding
+
+CONTEXT_BEFORE = 70  # characters searched for context words before a candidate
+CONTEXT_AFTER = 25
+
+
+@dataclass(frozen=True, slots=True)
+class Pattern:
+    """A kind of value and how it is recognised.
+
+    ``regex``: RE2 syntax, case-sensitive unless it says ``(?i)``; the group named ``v`` (or the whole match) is the
+    value. ``longest``: characters of the longest value it promises to catch. ``check``: validator of the value.
+    ``context``: RE2 alternation that must occur just before or after (case is ignored); without it the candidate
+    scores ``alone`` (0: no finding). ``countries``: empty for everywhere.
+    """
+
+    kind: str
+    name: str
+    regex: str
+    score: float
+    longest: int
+    check: Callable[[str], tuple[int, int] | None] | None = None
+    context: str = ""
+    alone: float = 0.0
+    not_after: str = ""  # RE2 alternation that refuses a candidate when it ends right before it
+    countries: frozenset[str] = field(default_factory=frozenset)
+
+
+class Matcher:
+    """Many patterns, one pass: an alternation says whether anything is there, a set says which, each says where."""
+
+    def __init__(self, patterns: Iterable[Pattern]) -> None:
+        """Compile.
+
+        Raises:
+            ValueError: a pattern is not RE2 syntax; names the pattern.
+        """
+        import re2
+
+        self.patterns: Sequence[Pattern] = tuple(patterns)
+        options = re2.Options()
+        options.max_mem = 64 << 20
+        options.log_errors = False
+        self._compiled = [_compile(re2, pattern, options) for pattern in self.patterns]
+        self._any: Any = re2.compile(
+            "|".join(f"(?:{_uncaptured(p.regex)})" for p in self.patterns) or r"[^\s\S]", options
+        )
+        self._which: Any = re2.Set.SearchSet(options)
+        for pattern in self.patterns:
+            self._which.Add(pattern.regex)
+        self._which.Compile()
+
+    def find(self, text: str, expected: frozenset[str] = frozenset()) -> list[Finding]:
+        """Findings in a text without lone surrogates; ``expected`` kinds need no context (they were asked for)."""
+        if self._any.search(text) is None:
+            return []
+        # The set's automaton gives nothing when it runs out of memory; the alternation above has just seen a match,
+        # so nothing means "ask every pattern", never "nothing there".
+        which = self._which.Match(text) or range(len(self.patterns))
+        findings: list[Finding] = []
+        for index in which:
+            findings.extend(self._matches(index, text, expected))
+        return findings
+
+    def _matches(self, index: int, text: str, expected: frozenset[str]) -> Iterator[Finding]:
+        pattern = self.patterns[index]
+        regex, group, context, refused = self._compiled[index]
+        for match in regex.finditer(text):
+            start, end = match.span(group)
+            if start < 0 or (refused and refused.search(text[max(0, start - 20) : start])):
+                continue
+            if pattern.check is not None:
+                part = pattern.check(text[start:end])
+                if part is None:
+                    continue
+                start, end = start + part[0], start + part[1]
+            score = pattern.score
+            if context is not None and pattern.kind not in expected:
+                near = text[max(0, start - CONTEXT_BEFORE) : start] + "\n" + text[end : end + CONTEXT_AFTER]
+                if context.search(near) is None:
+                    score = pattern.alone
+            if score > 0:
+                yield Finding(pattern.kind, start, end, score, pattern.name)
+
+
+def _compile(re2: Any, pattern: Pattern, options: Any) -> tuple[Any, int, Any, Any]:
+    try:
+        regex = re2.compile(pattern.regex, options)
+        context = re2.compile(rf"(?i)\b(?:{pattern.context})", options) if pattern.context else None
+        refused = re2.compile(rf"(?i)(?:{pattern.not_after})\z", options) if pattern.not_after else None
+    except re2.error as error:
+        raise ValueError(
+            f"pattern {pattern.name!r} is not RE2 syntax ({error}); look-around is not supported"
+        ) from None
+    return regex, regex.groupindex.get("v", 0), context, refused
+
+
+def _uncaptured(regex: str) -> str:
+    return regex.replace("(?P<v>", "(?:")

@@ -1,0 +1,59 @@
+"""Microsoft Presidio's interface, both ways: a user's own recognisers run here, and ours run in Presidio's engine.
+
+The only file that knows Presidio, imported when asked for. Our fast path never pays for its engine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from guardrails.types import Finding
+
+Find = Callable[[str], list[Finding]]
+
+
+def load_recognizers(path: Path) -> Find:
+    """A finder out of a Presidio recogniser YAML, unchanged.
+
+    Raises: ValueError naming the file when Presidio refuses it.
+    """
+    from presidio_analyzer.recognizer_registry import RecognizerRegistryProvider
+
+    try:
+        registry = RecognizerRegistryProvider(conf_file=str(path)).create_recognizer_registry()
+        recognizers: list[Any] = registry.get_recognizers(language="en", all_fields=True)
+    except Exception as error:  # Presidio raises many kinds for a file it cannot use
+        raise ValueError(f"{path}: Presidio refuses it: {type(error).__name__}: {str(error)[:200]}") from None
+
+    def find(text: str) -> list[Finding]:
+        found = []
+        for recognizer in recognizers:
+            for result in recognizer.analyze(text, recognizer.supported_entities, None) or []:
+                found.append(
+                    Finding(
+                        result.entity_type,
+                        result.start,
+                        result.end,
+                        float(result.score),
+                        f"Presidio: {recognizer.name}",
+                    )
+                )
+        return found
+
+    return find
+
+
+def as_recognizer(find: Find, kinds: Sequence[str], name: str = "CallgateRecognizer") -> Any:
+    """Our finder as a Presidio EntityRecognizer, for use in a Presidio AnalyzerEngine."""
+    from presidio_analyzer import EntityRecognizer, RecognizerResult
+
+    class CallgateRecognizer(EntityRecognizer):  # type: ignore[misc]  # Presidio is untyped here
+        def load(self) -> None:
+            """Nothing: our finder is loaded."""
+
+        def analyze(self, text: str, entities: Sequence[str], nlp_artifacts: Any = None) -> list[Any]:  # noqa: ARG002
+            return [RecognizerResult(f.kind, f.start, f.end, f.score) for f in find(text) if f.kind in entities]
+
+    return CallgateRecognizer(supported_entities=list(kinds), name=name)

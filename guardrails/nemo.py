@@ -1,0 +1,206 @@
+"""The only file that knows NeMo Guardrails. One rail is one flow of a configuration, run through NeMo's checks.
+
+NeMo never generates here: `check_async` runs a stage's flows over messages and says PASSED, MODIFIED or BLOCKED. Each rail gets a runtime of
+its own with only its flow, so that rails run in parallel, each with its deadline and its verdict. A catalogue rail takes NeMo's IORails
+engine (0.06 ms CPU a check), a Colang flow its runtime (about 6 ms).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import shutil
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from guardrails.detectors.topic import TopicDetector, TopicHead
+from guardrails.policy import NEMO_SUFFIXES, Policy, PolicyError, RailSettings
+
+Embed = Callable[[Sequence[str]], Awaitable[NDArray[np.float32]]]
+
+
+@dataclass(slots=True)
+class Said:
+    """What a detector of ours said while a flow asked it."""
+
+    threshold: float | None
+    score: float | None = None
+
+
+_SAID: ContextVar[Said | None] = ContextVar("callgate_said", default=None)
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """NeMo's word on a text. ``text`` is the rewritten text of MODIFIED."""
+
+    status: Literal["passed", "modified", "blocked"]
+    text: str
+    said: Said = field(default_factory=lambda: Said(None))
+
+
+class NemoRail:
+    """One flow of a configuration, ready to check texts. ``engine``: iorails, or colang."""
+
+    def __init__(
+        self, engine_name: Literal["iorails", "colang"], engine: Any, rail_type: Any, settings: RailSettings
+    ) -> None:
+        self.engine = engine_name
+        self._engine = engine
+        self._rail_type = rail_type
+        self._settings = settings
+
+    async def check(self, messages: Sequence[Mapping[str, str]]) -> Check:
+        """Raises: whatever NeMo raises; a rail that failed inside NeMo is RuntimeError, never a verdict."""
+        said = Said(self._settings.threshold)
+        _SAID.set(said)
+        result = await self._engine.check_async([dict(message) for message in messages], rail_types=[self._rail_type])
+        status = result.status.value
+        if status == "blocked" and "internal error" in (result.content or "").lower():
+            raise RuntimeError("NeMo reported an internal error")  # its fail-closed answer to a rail that raised
+        return Check(status, result.content or "", said)
+
+    async def aclose(self) -> None:
+        if self.engine == "iorails":
+            await self._engine.stop()
+
+
+def build_rails(policy: Policy, embed: Embed | None) -> dict[str, NemoRail]:
+    """A runtime for every rail that is not off. Blocking: run it in a thread, beside the event loop that ``embed`` belongs to.
+
+    Raises: PolicyError for a configuration that NeMo refuses, or a flow that it does not have.
+    """
+    os.environ["NEMO_GUARDRAILS_NO_USAGE_STATS"] = "1"
+    logging.getLogger("nemoguardrails").setLevel(logging.ERROR)
+    # NeMo reads every YAML file of a directory, so it is shown one without policy.yaml, which is ours, and without Python.
+    with TemporaryDirectory() as scratch:
+        shown = Path(scratch) / "config"
+        shutil.copytree(policy.directory, shown, ignore=_not_nemos)
+        return {
+            name: _build(policy, shown, name, rail, embed) for name, rail in policy.rails.items() if rail.mode != "off"
+        }
+
+
+def _not_nemos(_: str, names: list[str]) -> list[str]:
+    return [
+        name
+        for name in names
+        if name == "policy.yaml" or (Path(name).suffix and Path(name).suffix not in NEMO_SUFFIXES)
+    ]
+
+
+def _build(policy: Policy, shown: Path, name: str, rail: RailSettings, embed: Embed | None) -> NemoRail:
+    from nemoguardrails import LLMRails, RailsConfig
+    from nemoguardrails.rails.llm.options import RailType
+
+    config_file = policy.directory / "config.yml"
+    try:
+        config = RailsConfig.from_path(str(shown))
+    except Exception as error:  # NeMo's parsers raise many kinds; all mean that the configuration cannot be used
+        raise _refused(policy.directory, error) from None
+    declared = getattr(config.rails, rail.stage).flows
+    if rail.flow not in declared:
+        hint = f"rails.{rail.stage}.flows has: {', '.join(declared) or 'none'}"
+        raise PolicyError(
+            policy.directory / "policy.yaml",
+            None,
+            f"rails.{name}.flow",
+            f"'{rail.flow}' is not declared in config.yml",
+            hint,
+        )
+    for stage in ("input", "output", "retrieval", "tool_input", "tool_output"):
+        section = getattr(config.rails, stage, None)
+        if section is not None and hasattr(section, "flows"):
+            section.flows = [rail.flow] if stage == rail.stage else []
+    rail_type = RailType.INPUT if rail.stage == "input" else RailType.OUTPUT
+    engine = _fast_engine(config)
+    if engine is not None:
+        return NemoRail("iorails", engine, rail_type, rail)
+    _use_our_embeddings(config, embed)
+    try:
+        runtime = LLMRails(config)
+    except Exception as error:
+        raise _refused(config_file, error) from None
+    for action_name, action in _actions(embed).items():
+        runtime.register_action(action, action_name)
+    return NemoRail("colang", runtime, rail_type, rail)
+
+
+def _fast_engine(config: Any) -> Any:
+    from nemoguardrails.guardrails.iorails import IORails
+
+    return IORails(config) if IORails.unsupported_reason(config, None) is None else None
+
+
+def _refused(place: Path, error: Exception) -> PolicyError:
+    said = " ".join(str(error).split())[:300]
+    return PolicyError(
+        place, getattr(error, "line", None), "", f"NeMo Guardrails refuses it: {type(error).__name__}: {said}"
+    )
+
+
+def _actions(embed: Embed | None) -> dict[str, Callable[..., Awaitable[bool]]]:
+    """The actions that a policy's flows may execute. Each answers whether to go on, and leaves its score beside."""
+    detector = TopicDetector(embed, TopicHead.load()) if embed is not None else None
+
+    async def is_on_topic(text: str = "", **_: Any) -> bool:
+        if detector is None:
+            raise RuntimeError("the topic rail needs embeddings; set embedding.enabled")
+        said = _SAID.get()
+        score = await detector.score(text)
+        limit = 0.5 if said is None or said.threshold is None else said.threshold
+        if said is not None:
+            said.score, said.threshold = round(score, 4), limit
+        return score <= limit
+
+    return {"is_on_topic": is_on_topic}
+
+
+def _use_our_embeddings(config: Any, embed: Embed | None) -> None:
+    """Points the configuration at an embedding provider of ours, so that NeMo never reaches for a model hub."""
+    from nemoguardrails.embeddings.providers import EmbeddingProviderRegistry, register_embedding_provider
+    from nemoguardrails.embeddings.providers.base import EmbeddingModel
+    from nemoguardrails.rails.llm.config import Model
+
+    loop = _running_loop_of(embed)
+
+    class CallgateEmbeddings(EmbeddingModel):  # type: ignore[misc]  # NeMo is untyped
+        engine_name = "callgate"
+
+        def __init__(self, embedding_model: str = "", **_: Any) -> None:
+            self.model = embedding_model
+            self.embedding_size = 384
+
+        async def encode_async(self, documents: list[str]) -> list[list[float]]:
+            if embed is None or loop is None:
+                raise RuntimeError("this policy needs embeddings; set embedding.enabled")
+            waiting = asyncio.run_coroutine_threadsafe(_vectors(embed, documents), loop)
+            return await asyncio.wrap_future(waiting)
+
+        def encode(self, documents: list[str]) -> list[list[float]]:
+            if embed is None or loop is None:
+                raise RuntimeError("this policy needs embeddings; set embedding.enabled")
+            return asyncio.run_coroutine_threadsafe(_vectors(embed, documents), loop).result(30)
+
+    engine = f"callgate-{id(CallgateEmbeddings)}"
+    if engine not in EmbeddingProviderRegistry().items:
+        register_embedding_provider(CallgateEmbeddings, engine)
+    config.models = [model for model in config.models if model.type != "embeddings"]
+    config.models.append(Model(type="embeddings", engine=engine, model="all-minilm-l6-v2"))
+
+
+async def _vectors(embed: Embed, documents: Sequence[str]) -> list[list[float]]:
+    vectors: list[list[float]] = (await embed(documents)).tolist()
+    return vectors
+
+
+def _running_loop_of(embed: Embed | None) -> asyncio.AbstractEventLoop | None:
+    return getattr(embed, "loop", None) if embed is not None else None

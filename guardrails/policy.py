@@ -1,0 +1,161 @@
+"""A policy is a directory: policy.yaml beside an ordinary NeMo Guardrails configuration. Read, checked, and named by its content.
+
+It runs nothing. Every complaint names file, line, key and what would be right.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+NEMO_SUFFIXES = {".yml", ".yaml", ".co"}
+
+
+class PolicyError(Exception):
+    """``str`` gives one line: file, line, key, what is wrong and what would be right."""
+
+    def __init__(self, file: Path, line: int | None, key: str, message: str, hint: str = "") -> None:
+        place = f"{file}:{line}" if line else str(file)
+        super().__init__(": ".join(part for part in (place, key, message) if part) + (f"; {hint}" if hint else ""))
+        self.file, self.line, self.key, self.message, self.hint = file, line, key, message, hint
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def _not_a_yaml_bool(value: Any) -> Any:
+    return "off" if value is False else value  # YAML 1.1 reads a bare `off` as false
+
+
+class RailSettings(_Strict):
+    """One rail: a flow of the NeMo configuration, and how it is run.
+
+    ``respond``: a block is told as an error, or as ``refusal``. ``fail``: what happens when it cannot run within ``deadline_ms``.
+    ``threshold`` goes to our own detectors; NeMo's flows have their own settings.
+    """
+
+    flow: Annotated[str, Field(min_length=1)]
+    stage: Literal["input", "output"]
+    mode: Annotated[Literal["enforce", "monitor", "off"], BeforeValidator(_not_a_yaml_bool)] = "enforce"
+    fail: Literal["open", "closed"] = "closed"
+    deadline_ms: Annotated[int, Field(ge=1, le=60_000)] = 2000
+    threshold: Annotated[float, Field(ge=0, le=1)] | None = None
+    respond: Literal["error", "refusal"] = "error"
+    refusal: str = ""
+
+    @model_validator(mode="after")
+    def _refusal_has_words(self) -> RailSettings:
+        if self.respond == "refusal" and not self.refusal:
+            raise ValueError("respond: refusal needs the words of it under refusal")
+        return self
+
+
+class OutputSettings(_Strict):
+    """How answers are held back: no pattern up to ``horizon_chars`` leaves, even in part; checks run each ``window_chars``."""
+
+    horizon_chars: Annotated[int, Field(ge=1, le=4096)] = 120
+    window_chars: Annotated[int, Field(ge=1, le=4096)] = 40
+
+
+class PolicyFile(_Strict):
+    """policy.yaml. ``redaction`` is checked by whoever redacts."""
+
+    version: Literal[1]
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
+    description: str = ""
+    rails: dict[Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")], RailSettings]
+    output: OutputSettings = OutputSettings()
+    redaction: dict[str, Any] = Field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """A policy as loaded. ``digest``: hex SHA-256 over the canonical policy.yaml and every file of the NeMo configuration."""
+
+    name: str
+    digest: str
+    directory: Path
+    rails: dict[str, RailSettings]
+    output: OutputSettings
+    redaction: dict[str, Any]
+
+
+def load_policy(directory: Path) -> Policy:
+    """Raises: PolicyError."""
+    file = directory / "policy.yaml"
+    try:
+        text = file.read_text(encoding="utf-8")
+        data = yaml.safe_load(text)
+        lines = _lines(yaml.compose(text, Loader=yaml.SafeLoader))
+    except FileNotFoundError:
+        raise PolicyError(
+            file, None, "", "there is no such file", "a policy is a directory with a policy.yaml in it"
+        ) from None
+    except (UnicodeDecodeError, OSError) as error:
+        raise PolicyError(file, None, "", f"cannot be read ({type(error).__name__})", "it must be UTF-8 text") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        problem = getattr(error, "problem", None) or "not YAML"
+        raise PolicyError(file, mark.line + 1 if mark else None, "", problem, "expected YAML") from None
+    try:
+        policy = PolicyFile.model_validate(data)
+    except ValidationError as error:
+        raise _explained(file, lines, error) from None
+    if not (directory / "config.yml").is_file():
+        raise PolicyError(
+            directory / "config.yml",
+            None,
+            "",
+            "there is no such file",
+            "a NeMo Guardrails configuration belongs beside policy.yaml",
+        )
+    return Policy(policy.name, digest(directory, policy), directory, policy.rails, policy.output, policy.redaction)
+
+
+def digest(directory: Path, policy: PolicyFile) -> str:
+    """The name of a policy by its content: any changed byte of a NeMo file, or changed value of policy.yaml, changes it."""
+    total = hashlib.sha256(json.dumps(policy.model_dump(mode="json"), sort_keys=True).encode())
+    for path in sorted(directory.rglob("*")):
+        if path.suffix in NEMO_SUFFIXES and path.name != "policy.yaml" and path.is_file():
+            content = path.read_bytes()
+            total.update(f"\0{path.relative_to(directory).as_posix()}\0{len(content)}\0".encode() + content)
+    return total.hexdigest()
+
+
+def _lines(node: yaml.Node | None, at: tuple[str | int, ...] = ()) -> dict[tuple[str | int, ...], int]:
+    if node is None:
+        return {}
+    lines = {at: node.start_mark.line + 1}
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            lines |= _lines(value, (*at, str(key.value)))
+            lines[(*at, str(key.value))] = key.start_mark.line + 1
+    elif isinstance(node, yaml.SequenceNode):
+        for index, value in enumerate(node.value):
+            lines |= _lines(value, (*at, index))
+    return lines
+
+
+def _explained(file: Path, lines: dict[tuple[str | int, ...], int], error: ValidationError) -> PolicyError:
+    found = error.errors(include_url=False, include_input=False)
+    first = min(found, key=lambda one: one["type"] != "extra_forbidden")
+    at = first["loc"]
+    line = next((lines[at[:size]] for size in range(len(at), -1, -1) if at[:size] in lines), None)
+    if first["type"] == "extra_forbidden":
+        model = RailSettings if at[0] == "rails" else OutputSettings if at[0] == "output" else PolicyFile
+        return PolicyError(
+            file,
+            line,
+            ".".join(map(str, at)),
+            "unknown key",
+            f"expected one of: {', '.join(sorted(model.model_fields))}",
+        )
+    message = "is missing" if first["type"] == "missing" else first["msg"].removeprefix("Value error, ")
+    return PolicyError(file, line, ".".join(map(str, at)), message)

@@ -1,0 +1,223 @@
+"""Rails at work: what a policy's rails decide on an input, and on an answer before its bytes leave.
+
+It knows texts and verdicts, not HTTP and not NeMo (guardrails/nemo.py). Fails closed: a rail that raises or is late did not run, and unless
+its policy says `fail: open`, nothing passes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
+
+from guardrails.nemo import Check, Embed, NemoRail, build_rails
+from guardrails.policy import Policy, RailSettings
+from guardrails.verdict import Outcome, Ruling, Stage, Verdict
+
+Messages = Sequence[Mapping[str, str]]
+_COST = {"iorails": "0.1 ms CPU a check (catalogue rail)", "colang": "6 ms CPU a check (Colang flow)"}
+
+
+class Rails:
+    """The rails of one policy. ``start`` builds them, ``aclose`` ends them; ``clock`` counts seconds."""
+
+    def __init__(self, policy: Policy, embed: Embed | None, clock: Callable[[], float] = time.perf_counter) -> None:
+        self.policy = policy
+        self._embed = embed
+        self._clock = clock
+        self._built: dict[str, NemoRail] = {}
+
+    async def start(self) -> None:
+        """Builds NeMo in a thread. Raises: PolicyError."""
+        embed = _bound(self._embed) if self._embed is not None else None
+        self._built = await asyncio.to_thread(build_rails, self.policy, embed)
+
+    @property
+    def checks_output(self) -> bool:
+        return any(rail.stage == "output" and rail.mode != "off" for rail in self.policy.rails.values())
+
+    async def check_input(self, messages: Messages) -> Ruling:
+        """What the input rails say of the last thing the user said. They run in parallel; the first block cancels the rest."""
+        said = [message["content"] for message in messages if message["role"] == "user"]
+        return await self.check("input", [{"role": "user", "content": said[-1] if said else ""}])
+
+    async def check(self, stage: Stage, messages: Messages) -> Ruling:
+        """All rails of a stage on the same messages."""
+        names = [name for name, rail in self.policy.rails.items() if rail.stage == stage]
+        running = {name: asyncio.create_task(self._run(name, messages)) for name in names if name in self._built}
+        verdicts: dict[str, Verdict] = {}
+        try:
+            for task in asyncio.as_completed(running.values()):
+                verdict = await task
+                verdicts[verdict.rail] = verdict
+                if self._stops(verdict):
+                    break
+        finally:
+            for task in running.values():
+                task.cancel()
+            await asyncio.gather(*running.values(), return_exceptions=True)
+        for name in names:
+            if name not in verdicts:
+                reason = "another rail blocked first" if name in running else "mode is off"
+                verdicts[name] = Verdict(name, stage, Outcome.NOT_RUN, reason, enforced=False)
+        return self._rule([verdicts[name] for name in names])
+
+    def guard_output(self, messages: Messages) -> OutputGuard:
+        """A guard for one text of one answer."""
+        return OutputGuard(self, messages)
+
+    def describe(self) -> list[dict[str, Any]]:
+        """What each rail is, for people: name, stage, mode, fail mode, deadline, cost class."""
+        return [
+            {
+                "rail": name,
+                "stage": rail.stage,
+                "flow": rail.flow,
+                "mode": rail.mode,
+                "fail": rail.fail,
+                "deadline_ms": rail.deadline_ms,
+                "cost": _COST[self._built[name].engine] if name in self._built else "none",
+            }
+            for name, rail in self.policy.rails.items()
+        ]
+
+    async def aclose(self) -> None:
+        for rail in self._built.values():
+            await rail.aclose()
+
+    async def _run(self, name: str, messages: Messages) -> Verdict:
+        rail = self.policy.rails[name]
+        begun = self._clock()
+        try:
+            check = await asyncio.wait_for(self._built[name].check(messages), rail.deadline_ms / 1000)
+        except TimeoutError:
+            return self._not_run(name, rail, f"not done within {rail.deadline_ms} ms", begun)
+        except Exception as error:  # noqa: BLE001 (whatever a rail raises: it did not run, and its fail mode decides)
+            return self._not_run(name, rail, f"raised {type(error).__name__}", begun)
+        return self._verdict(name, rail, check, self._clock() - begun)
+
+    def _verdict(self, name: str, rail: RailSettings, check: Check, duration_s: float) -> Verdict:
+        outcome = {"passed": Outcome.PASS, "modified": Outcome.REWRITE, "blocked": Outcome.BLOCK}[check.status]
+        text = (
+            rail.refusal or check.text
+            if outcome is Outcome.BLOCK
+            else check.text
+            if outcome is Outcome.REWRITE
+            else None
+        )
+        reason = f"flow '{rail.flow}'" if outcome is not Outcome.PASS else ""
+        said = check.said
+        return Verdict(
+            name, rail.stage, outcome, reason, text, said.score, said.threshold, duration_s, rail.mode == "enforce"
+        )
+
+    def _not_run(self, name: str, rail: RailSettings, reason: str, begun: float) -> Verdict:
+        enforced = rail.mode == "enforce" and rail.fail == "closed"
+        return Verdict(name, rail.stage, Outcome.NOT_RUN, reason, duration_s=self._clock() - begun, enforced=enforced)
+
+    def _stops(self, verdict: Verdict) -> bool:
+        return verdict.enforced and verdict.outcome in (Outcome.BLOCK, Outcome.NOT_RUN)
+
+    def _rule(self, verdicts: Sequence[Verdict]) -> Ruling:
+        for verdict in verdicts:
+            if verdict.enforced and verdict.outcome is Outcome.BLOCK:
+                respond = self.policy.rails[verdict.rail].respond
+                return Ruling("block", tuple(verdicts), verdict.text, "content", respond)
+        if any(verdict.enforced and verdict.outcome is Outcome.NOT_RUN for verdict in verdicts):
+            return Ruling("block", tuple(verdicts), None, "rail_unavailable")
+        for verdict in verdicts:
+            if verdict.enforced and verdict.outcome is Outcome.REWRITE:
+                return Ruling("rewrite", tuple(verdicts), verdict.text)
+        return Ruling("allow", tuple(verdicts))
+
+
+class OutputGuard:
+    """Holds an answer's text back until the output rails have passed it.
+
+    The law: no pattern of at most ``horizon_chars`` characters leaves even in part, whatever the split into deltas; a text without such a
+    pattern leaves byte for byte. What may leave is everything checked, less the last horizon - 1 characters, which a pattern may still use.
+    """
+
+    def __init__(self, rails: Rails, messages: Messages) -> None:
+        self._rails = rails
+        self._messages = messages
+        self._horizon = rails.policy.output.horizon_chars
+        self._window = rails.policy.output.window_chars
+        self._text = ""  # not yet released, and the context before it that a pattern may have begun in
+        self._released = 0  # characters of _text that have left
+        self._checked = 0
+        self.ruling = Ruling()
+        self.held_chars = 0
+
+    async def feed(self, text: str) -> str:
+        """What may leave now."""
+        if self.ruling.decision == "block":
+            return ""
+        self._text += text
+        self.held_chars = max(self.held_chars, len(self._text) - self._released)
+        if len(self._text) - self._checked < self._window:
+            return ""
+        await self._check()
+        return self._release(len(self._text) - (self._horizon - 1))
+
+    async def finish(self) -> str:
+        """The rest, at the end of the text."""
+        if self.ruling.decision == "block":
+            return ""
+        if len(self._text) > self._checked or not self.ruling.verdicts:
+            await self._check()
+        return self._release(len(self._text))
+
+    async def _check(self) -> None:
+        ruling = await self._rails.check("output", [*self._messages[-1:], {"role": "assistant", "content": self._text}])
+        self._checked = len(self._text)
+        self.ruling = Ruling(
+            ruling.decision, _added(self.ruling.verdicts, ruling.verdicts), ruling.text, ruling.kind, ruling.respond
+        )
+        if ruling.decision == "rewrite" and ruling.text is not None:
+            # A rewrite of text that has left already cannot be taken back, so it counts as a block there.
+            if self._released:
+                self.ruling = Ruling("block", self.ruling.verdicts, None, "content")
+            else:
+                self._text, self._checked = ruling.text, len(ruling.text)
+
+    def _release(self, upto: int) -> str:
+        if self.ruling.decision == "block" or upto <= self._released:
+            return ""
+        out = self._text[self._released : upto]
+        keep_from = max(0, upto - (self._horizon - 1))  # context for patterns that began before the border
+        self._text, self._released = self._text[keep_from:], upto - keep_from
+        self._checked -= keep_from
+        return out
+
+
+def _added(before: Sequence[Verdict], now: Sequence[Verdict]) -> tuple[Verdict, ...]:
+    """The last verdict of each rail, with the time of all its checks."""
+    spent = {verdict.rail: verdict.duration_s for verdict in before}
+    return tuple(
+        Verdict(
+            v.rail,
+            v.stage,
+            v.outcome,
+            v.reason,
+            v.text,
+            v.score,
+            v.threshold,
+            v.duration_s + spent.get(v.rail, 0.0),
+            v.enforced,
+        )
+        for v in now
+    )
+
+
+def _bound(embed: Embed) -> Embed:
+    """The embedding function, with the loop it belongs to, for callers in other threads."""
+
+    class Bound:
+        loop = asyncio.get_running_loop()
+
+        def __call__(self, texts: Sequence[str]) -> Awaitable[Any]:
+            return embed(texts)
+
+    return Bound()

@@ -1,0 +1,269 @@
+"""Replaces personal data by tokens before a text leaves, and says how to put it back.
+
+Safety fails closed: a finder that fails or is late stops the request unless the settings say otherwise. A redactor is
+shared by all requests and keeps no text between them: what it remembers of a message is a keyed digest and offsets.
+Knows nothing of HTTP. Restoring is in ``restore``.
+"""
+
+import asyncio
+import hashlib
+import hmac
+import secrets
+from collections import Counter, OrderedDict
+from collections.abc import Sequence
+
+from guardrails.detectors.contacts import contact_patterns, place_patterns
+from guardrails.detectors.merge import merged
+from guardrails.detectors.names import STOCK_MODEL, NameFinder
+from guardrails.detectors.numbers import bank_patterns, card_patterns, government_patterns, record_patterns
+from guardrails.detectors.pattern import Matcher, Pattern
+from guardrails.detectors.view import View, json_view, plain_view
+from guardrails.redaction_settings import CustomPattern, RedactionSettings
+from guardrails.tokens import LITERAL, TOKEN_SHAPE, Numbering
+from guardrails.types import Finding, PersonalDataBlocked, Redaction, RedactionUnavailable, Segment, TokenMap
+
+__all__ = ["CustomPattern", "Redaction", "RedactionSettings", "Redactor", "TokenMap", "build_redactor"]
+
+INLINE_CHARACTERS = 4_000  # longer texts are matched in a thread: 2,000 characters take about half a millisecond
+PHONE_REGIONS = {"US": ["US"], "UK": ["GB"], "EU": ["DE", "FR", "NL"], "IN": ["IN"], "ES": ["ES"], "MX": ["MX"]}
+
+
+def build_redactor(settings: RedactionSettings, *, key: bytes | None = None) -> "Redactor":
+    """A redactor of these settings; close it with ``aclose``.
+
+    ``key``: of the hash action and of the digests of remembered messages; random if not given, so that hashes then
+    compare only within this redactor.
+
+    Raises:
+        ValueError: a custom pattern is not RE2 syntax.
+    """
+    names = None
+    matcher = Matcher(_patterns(settings))
+    if settings.ner == "on":
+        names = NameFinder(settings.ner_model or STOCK_MODEL, settings.ner_timeout_s)
+    return Redactor(settings, matcher, names, key or secrets.token_bytes(32))
+
+
+def _patterns(settings: RedactionSettings) -> list[Pattern]:
+    regions = [settings.region, *(region for country in settings.countries for region in PHONE_REGIONS[country])]
+    built = [
+        *card_patterns(),
+        *bank_patterns(),
+        *government_patterns(),
+        *record_patterns(),
+        *contact_patterns(list(dict.fromkeys(regions))),
+        *place_patterns(),
+    ]
+    chosen = [
+        pattern for pattern in built if not pattern.countries or pattern.countries.intersection(settings.countries)
+    ]
+    for own in settings.patterns:
+        context = "|".join(own.context)
+        chosen.append(
+            Pattern(own.name, f"policy pattern {own.name}", own.regex, own.score, own.longest, context=context)
+        )
+    return chosen
+
+
+class Redactor:
+    """Finds and replaces personal data in conversations. Safe to share between tasks of any event loop."""
+
+    def __init__(self, settings: RedactionSettings, matcher: Matcher, names: NameFinder | None, key: bytes) -> None:
+        self._settings, self._matcher, self._names, self._key = settings, matcher, names, key
+        self._remembered: OrderedDict[bytes, tuple[Finding, ...]] = OrderedDict()
+
+    @property
+    def horizon(self) -> int:
+        """Longest pattern, in characters, that it promises to catch."""
+        return max(p.longest for p in self._matcher.patterns if self._settings.action(p.kind) != "allow")
+
+    def kinds(self) -> list[str]:
+        """Every kind that is looked for and not allowed, in alphabetical order."""
+        kinds = {pattern.kind for pattern in self._matcher.patterns} | ({"PERSON"} if self._names is not None else set())
+        return sorted(kind for kind in kinds if self._settings.action(kind) != "allow")
+
+    async def ready(self) -> None:
+        """Wait for the name model; raises RedactionUnavailable if it cannot be loaded."""
+        if self._names is not None:
+            await self._names.ready()
+
+    async def aclose(self) -> None:
+        """Stop the worker thread."""
+        if self._names is not None:
+            await asyncio.to_thread(self._names.close)
+
+    async def redact(self, segments: Sequence[Segment]) -> Redaction:
+        """Replace what the settings say in each text.
+
+        Tokens are numbered by first appearance over the segments in order, so that they stay the same when a
+        conversation grows at its end. A token-looking string of the caller becomes a LITERAL token and is restored
+        verbatim. Redacting redacted text is idempotent in this sense: a token of the first pass is one LITERAL of the
+        second, and restoring the second gives exactly the first. Lone surrogates are left where they are.
+
+        Raises:
+            RedactionUnavailable: some kind was not checked.
+            PersonalDataBlocked: a kind that the settings block was found.
+        """
+        found, not_checked = await self._find(segments)
+        blocked = {item.kind for items in found for item in items if self._settings.action(item.kind) == "block"}
+        if blocked:
+            raise PersonalDataBlocked(blocked)
+        numbering = Numbering()
+        counts: Counter[str] = Counter()
+        texts = tuple(
+            self._replaced(segment, items, numbering, counts) for segment, items in zip(segments, found, strict=True)
+        )
+        return Redaction(texts, TokenMap(numbering.values()), dict(counts), not_checked)
+
+    async def find(self, segments: Sequence[Segment]) -> list[tuple[Finding, ...]]:
+        """Findings of each segment, allowed kinds included, without overlap, by place.
+
+        Raises:
+            RedactionUnavailable: some kind was not checked.
+        """
+        return (await self._find(segments))[0]
+
+    async def _find(self, segments: Sequence[Segment]) -> tuple[list[tuple[Finding, ...]], tuple[str, ...]]:
+        keys = [self._digest(segment) for segment in segments]
+        known = {key: self._recall(key) for key in keys}
+        new = {key: segment for key, segment in zip(keys, segments, strict=True) if known[key] is None}
+        not_checked: tuple[str, ...] = ()
+        if new:
+            analysed, not_checked = await self._analyse(list(new.values()))
+            for key, items in zip(new, analysed, strict=True):
+                known[key] = items
+                if not not_checked:
+                    self._remember(key, items)
+        return [known[key] or () for key in keys], not_checked
+
+    async def _analyse(self, segments: list[Segment]) -> tuple[list[tuple[Finding, ...]], tuple[str, ...]]:
+        if sum(len(segment.text) for segment in segments) > INLINE_CHARACTERS:
+            views, patterned = await asyncio.to_thread(self._match_all, segments)
+        else:
+            views, patterned = self._match_all(segments)
+        named: list[list[Finding]] = [[] for _ in segments]
+        not_checked: tuple[str, ...] = ()
+        if self._names is not None:
+            try:
+                named = await self._names.find([view.text for view in views])
+            except RedactionUnavailable as error:
+                if self._settings.on_unavailable == "refuse":
+                    raise
+                not_checked = error.kinds
+        merging = [segments, views, patterned, named]
+        if sum(len(segment.text) for segment in segments) > INLINE_CHARACTERS:
+            return await asyncio.to_thread(
+                lambda: [self._merge(*each) for each in zip(*merging, strict=True)]
+            ), not_checked  # type: ignore[arg-type]
+        return [self._merge(*each) for each in zip(*merging, strict=True)], not_checked  # type: ignore[arg-type]
+
+    def _match_all(self, segments: list[Segment]) -> tuple[list[View], list[list[Finding]]]:
+        views = [_view(segment) for segment in segments]
+        try:
+            return views, [self._matcher.find(view.text) for view in views]
+        except Exception as error:  # a validator's defect must stop the request, and must not show its text
+            raise RedactionUnavailable({p.kind for p in self._matcher.patterns}, type(error).__name__) from None
+
+    def _merge(
+        self, segment: Segment, view: View, patterned: list[Finding], named: list[Finding]
+    ) -> tuple[Finding, ...]:
+        candidates = [
+            piece
+            for item in (*patterned, *named)
+            if item.score >= self._settings.min_score
+            for piece in _located(item, view)
+        ]
+        candidates.extend(
+            Finding(LITERAL, match.start(), match.end(), 2.0, "looks like a token")
+            for match in TOKEN_SHAPE.finditer(segment.text)
+        )
+        return tuple(merged(candidates, segment.text))
+
+    def _replaced(self, segment: Segment, items: Sequence[Finding], numbering: Numbering, counts: Counter[str]) -> str:
+        text = segment.text
+        view = _view(segment) if segment.form == "json" and items else None
+        bare = view.bare if view is not None else frozenset()
+        out, position = [], 0
+        for item in items:
+            action = "token" if item.kind == LITERAL else self._settings.action(item.kind)
+            if action == "allow":
+                continue
+            counts[item.kind] += 1
+            value = text[item.start : item.end]
+            if segment.form == "json" and view is not None and view.starts is not None and item.start not in bare:
+                value = _json_value(value)
+            new = numbering.token(item.kind, value) if action == "token" else self._changed(action, item, value, text)
+            out += [text[position : item.start], f'"{new}"' if item.start in bare else new]
+            position = item.end
+        out.append(text[position:])
+        return "".join(out)
+
+    def _changed(self, action: str, item: Finding, value: str, text: str) -> str:
+        if action == "hash":
+            digest = hmac.new(self._key, f"{item.kind}:{value}".encode("utf-8", "surrogatepass"), hashlib.sha256)
+            return f"<{item.kind}:{digest.hexdigest()[:16]}>"
+        if action == "mask":
+            return _masked(value)
+        # A space keeps what stood on both sides from joining into something that looks like a token.
+        before, after = text[item.start - 1 : item.start], text[item.end : item.end + 1]
+        return "" if before.isspace() or after.isspace() or not before or not after else " "
+
+    def _digest(self, segment: Segment) -> bytes:
+        material = segment.text.encode("utf-8", "surrogatepass")
+        return hashlib.blake2b(material, digest_size=16, key=self._key, person=segment.form.encode()).digest()
+
+    def _recall(self, key: bytes) -> tuple[Finding, ...] | None:
+        found = self._remembered.get(key)
+        if found is not None:
+            self._remembered.move_to_end(key)
+        return found
+
+    def _remember(self, key: bytes, items: tuple[Finding, ...]) -> None:
+        self._remembered[key] = items
+        while len(self._remembered) > self._settings.remembered_messages:
+            self._remembered.popitem(last=False)
+
+
+def _view(segment: Segment) -> View:
+    view = json_view(segment.text) if segment.form == "json" else None
+    return view or plain_view(segment.text)
+
+
+def _located(item: Finding, view: View) -> list[Finding]:
+    """A finding of the view in the original's offsets, cut where it crosses from one JSON string to another."""
+    if view.starts is None:
+        return [item]
+    cuts = [joint for joint in view.joints if item.start <= joint < item.end] if view.joints else []
+    if not cuts:
+        return [Finding(item.kind, *view.original(item.start, item.end), item.score, item.reason)]
+    pieces, start = [], item.start
+    for cut in [*cuts, item.end]:
+        left, right = start, cut
+        while left < right and view.text[left] in ": \n":
+            left += 1
+        while right > left and view.text[right - 1] in ": \n":
+            right -= 1
+        is_key = view.text[cut : cut + 1] == " " and cut != item.end
+        if left < right and not is_key:
+            pieces.append(Finding(item.kind, *view.original(left, right), item.score, item.reason))
+        start = cut + 1
+    return pieces
+
+
+def _json_value(source: str) -> str:
+    import msgspec
+
+    try:
+        return msgspec.json.decode(f'"{source}"', type=str)
+    except (msgspec.DecodeError, UnicodeError):
+        return source
+
+
+def _masked(value: str) -> str:
+    """All but the last four letters or digits, if there are at least eight; separators stay."""
+    length = sum(character.isalnum() for character in value)
+    keep, out = 4 if length >= 8 else 0, []
+    for character in reversed(value):
+        out.append(character if not character.isalnum() or keep > 0 else "*")
+        keep -= character.isalnum()
+    return "".join(reversed(out))
