@@ -8,9 +8,10 @@ Knows nothing of HTTP. Restoring is in ``restore``.
 import asyncio
 import hashlib
 import hmac
+import json
 import secrets
 from collections import Counter, OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from guardrails.detectors.contacts import contact_patterns, place_patterns
 from guardrails.detectors.merge import merged
@@ -25,6 +26,8 @@ from guardrails.types import Finding, PersonalDataBlocked, Redaction, RedactionU
 __all__ = ["CustomPattern", "Redaction", "RedactionSettings", "Redactor", "TokenMap", "build_redactor"]
 
 INLINE_CHARACTERS = 4_000  # longer texts are matched in a thread: 2,000 characters take about half a millisecond
+# Every shipped pattern needs a digit, an at sign, the beginning of a URL, of an IPv6 address or of a JSON Web Token.
+GATE = r"[0-9@]|://|(?i:www\.)|::|eyJ"
 PHONE_REGIONS = {"US": ["US"], "UK": ["GB"], "EU": ["DE", "FR", "NL"], "IN": ["IN"], "ES": ["ES"], "MX": ["MX"]}
 
 
@@ -35,13 +38,17 @@ def build_redactor(settings: RedactionSettings, *, key: bytes | None = None) -> 
     compare only within this redactor.
 
     Raises:
-        ValueError: a custom pattern is not RE2 syntax.
+        ValueError: a custom pattern is not RE2 syntax, or Presidio refuses the recogniser file.
     """
-    names = None
-    matcher = Matcher(_patterns(settings))
+    names, own = None, None
+    matcher = Matcher(_patterns(settings), gate="" if settings.patterns else GATE)
+    if settings.presidio_recognizers is not None:
+        from guardrails.detectors.presidio import load_recognizers
+
+        own = load_recognizers(settings.presidio_recognizers)
     if settings.ner == "on":
         names = NameFinder(settings.ner_model or STOCK_MODEL, settings.ner_timeout_s)
-    return Redactor(settings, matcher, names, key or secrets.token_bytes(32))
+    return Redactor(settings, matcher, names, key or secrets.token_bytes(32), own)
 
 
 def _patterns(settings: RedactionSettings) -> list[Pattern]:
@@ -68,8 +75,15 @@ def _patterns(settings: RedactionSettings) -> list[Pattern]:
 class Redactor:
     """Finds and replaces personal data in conversations. Safe to share between tasks of any event loop."""
 
-    def __init__(self, settings: RedactionSettings, matcher: Matcher, names: NameFinder | None, key: bytes) -> None:
-        self._settings, self._matcher, self._names, self._key = settings, matcher, names, key
+    def __init__(
+        self,
+        settings: RedactionSettings,
+        matcher: Matcher,
+        names: NameFinder | None,
+        key: bytes,
+        own: Callable[[str], list[Finding]] | None = None,
+    ) -> None:
+        self._settings, self._matcher, self._names, self._key, self._own = settings, matcher, names, key, own
         self._remembered: OrderedDict[bytes, tuple[Finding, ...]] = OrderedDict()
 
     @property
@@ -79,7 +93,9 @@ class Redactor:
 
     def kinds(self) -> list[str]:
         """Every kind that is looked for and not allowed, in alphabetical order."""
-        kinds = {pattern.kind for pattern in self._matcher.patterns} | ({"PERSON"} if self._names is not None else set())
+        kinds = {pattern.kind for pattern in self._matcher.patterns} | (
+            {"PERSON"} if self._names is not None else set()
+        )
         return sorted(kind for kind in kinds if self._settings.action(kind) != "allow")
 
     async def ready(self) -> None:
@@ -150,34 +166,49 @@ class Redactor:
                 if self._settings.on_unavailable == "refuse":
                     raise
                 not_checked = error.kinds
-        merging = [segments, views, patterned, named]
+        if self._own is not None:
+            try:
+                for items, view in zip(patterned, views, strict=True):
+                    items.extend(await self._own_findings(self._own, view.text))
+            except RedactionUnavailable as error:
+                if self._settings.on_unavailable == "refuse":
+                    raise
+                not_checked = (*not_checked, *error.kinds)
+        merging = (views, patterned, named)
         if sum(len(segment.text) for segment in segments) > INLINE_CHARACTERS:
             return await asyncio.to_thread(
                 lambda: [self._merge(*each) for each in zip(*merging, strict=True)]
-            ), not_checked  # type: ignore[arg-type]
-        return [self._merge(*each) for each in zip(*merging, strict=True)], not_checked  # type: ignore[arg-type]
+            ), not_checked
+        return [self._merge(*each) for each in zip(*merging, strict=True)], not_checked
+
+    async def _own_findings(self, find: Callable[[str], list[Finding]], text: str) -> list[Finding]:
+        """What the operator's Presidio recognisers say; they may be slow or raise, so in a thread and under a limit."""
+        try:
+            found = await asyncio.wait_for(asyncio.to_thread(find, text), self._settings.ner_timeout_s)
+        except Exception as error:  # noqa: BLE001 - somebody else's code: whatever it raises, the text must not leave
+            raise RedactionUnavailable(["PRESIDIO"], type(error).__name__) from None
+        return [item for item in found if item.start < item.end]
 
     def _match_all(self, segments: list[Segment]) -> tuple[list[View], list[list[Finding]]]:
         views = [_view(segment) for segment in segments]
         try:
             return views, [self._matcher.find(view.text) for view in views]
-        except Exception as error:  # a validator's defect must stop the request, and must not show its text
+        except Exception as error:  # noqa: BLE001 - a validator's defect must stop the request, and must not show its text
             raise RedactionUnavailable({p.kind for p in self._matcher.patterns}, type(error).__name__) from None
 
-    def _merge(
-        self, segment: Segment, view: View, patterned: list[Finding], named: list[Finding]
-    ) -> tuple[Finding, ...]:
-        candidates = [
-            piece
-            for item in (*patterned, *named)
-            if item.score >= self._settings.min_score
-            for piece in _located(item, view)
-        ]
+    def _merge(self, view: View, patterned: list[Finding], named: list[Finding]) -> tuple[Finding, ...]:
+        # Merged in the view's characters: in the source of a JSON string a border could fall inside an escape.
+        candidates = [item for item in (*patterned, *named) if item.score >= self._settings.min_score]
         candidates.extend(
             Finding(LITERAL, match.start(), match.end(), 2.0, "looks like a token")
-            for match in TOKEN_SHAPE.finditer(segment.text)
+            for match in TOKEN_SHAPE.finditer(view.text)
         )
-        return tuple(merged(candidates, segment.text))
+        kept: list[Finding] = []
+        for item in merged(candidates, view.text):
+            for piece in _located(item, view):
+                if not kept or piece.start >= kept[-1].end:  # two parts of one JSON number are one value
+                    kept.append(piece)
+        return tuple(kept)
 
     def _replaced(self, segment: Segment, items: Sequence[Finding], numbering: Numbering, counts: Counter[str]) -> str:
         text = segment.text
@@ -193,6 +224,8 @@ class Redactor:
             if segment.form == "json" and view is not None and view.starts is not None and item.start not in bare:
                 value = _json_value(value)
             new = numbering.token(item.kind, value) if action == "token" else self._changed(action, item, value, text)
+            if segment.form == "json" and view is not None and view.starts is not None:
+                new = json.dumps(new)[1:-1]  # a masked value may hold a quote
             out += [text[position : item.start], f'"{new}"' if item.start in bare else new]
             position = item.end
         out.append(text[position:])

@@ -4,6 +4,7 @@ Patterns are RE2: no look-around, no back-references, and no text on which they 
 its validator and its context decide. Knows no kind of data by name.
 """
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -39,8 +40,8 @@ class Pattern:
 class Matcher:
     """Many patterns, one pass: an alternation says whether anything is there, a set says which, each says where."""
 
-    def __init__(self, patterns: Iterable[Pattern]) -> None:
-        """Compile.
+    def __init__(self, patterns: Iterable[Pattern], gate: str = "") -> None:
+        """Compile. ``gate``: an expression without which no pattern can match; most turns end there, in 2 us.
 
         Raises:
             ValueError: a pattern is not RE2 syntax; names the pattern.
@@ -51,6 +52,7 @@ class Matcher:
         options = re2.Options()
         options.max_mem = 64 << 20
         options.log_errors = False
+        self._gate = re.compile(gate) if gate else None
         self._compiled = [_compile(re2, pattern, options) for pattern in self.patterns]
         self._any: Any = re2.compile(
             "|".join(f"(?:{_uncaptured(p.regex)})" for p in self.patterns) or r"[^\s\S]", options
@@ -62,6 +64,8 @@ class Matcher:
 
     def find(self, text: str, expected: frozenset[str] = frozenset()) -> list[Finding]:
         """Findings in a text without lone surrogates; ``expected`` kinds need no context (they were asked for)."""
+        if self._gate is not None and self._gate.search(text) is None:
+            return []
         if self._any.search(text) is None:
             return []
         # The set's automaton gives nothing when it runs out of memory; the alternation above has just seen a match,

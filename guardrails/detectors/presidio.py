@@ -24,23 +24,15 @@ def load_recognizers(path: Path) -> Find:
     try:
         registry = RecognizerRegistryProvider(conf_file=str(path)).create_recognizer_registry()
         recognizers: list[Any] = registry.get_recognizers(language="en", all_fields=True)
-    except Exception as error:  # Presidio raises many kinds for a file it cannot use
+    except Exception as error:  # noqa: BLE001 - Presidio raises many kinds for a file it cannot use
         raise ValueError(f"{path}: Presidio refuses it: {type(error).__name__}: {str(error)[:200]}") from None
 
     def find(text: str) -> list[Finding]:
-        found = []
-        for recognizer in recognizers:
-            for result in recognizer.analyze(text, recognizer.supported_entities, None) or []:
-                found.append(
-                    Finding(
-                        result.entity_type,
-                        result.start,
-                        result.end,
-                        float(result.score),
-                        f"Presidio: {recognizer.name}",
-                    )
-                )
-        return found
+        return [
+            Finding(result.entity_type, result.start, result.end, float(result.score), f"Presidio: {recognizer.name}")
+            for recognizer in recognizers
+            for result in recognizer.analyze(text, recognizer.supported_entities, None) or []
+        ]
 
     return find
 

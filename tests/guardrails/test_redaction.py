@@ -4,6 +4,7 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -160,3 +161,26 @@ async def test_names_are_found_and_offsets_refer_to_the_original(with_names: Red
     assert [text[item.start : item.end] for item in found if item.kind == "PERSON"] == ["John Smith"]
     redaction = await with_names.redact([Segment(text)])
     assert redaction.texts == ("\u200bMy name is [PERSON_1] and I moved from Paris.",)
+
+
+async def test_a_border_never_falls_inside_a_json_escape() -> None:
+    source = json.dumps({"": "123-45-6789 \u00b9", "q": 'jo@example.com"'})
+    redaction = await REDACTOR.redact([Segment(source, form="json")])
+    json.loads(redaction.texts[0])
+    escaped_token = '{"a": "\\u005bCREDIT_CARD_1\\u005d 4111 1111 1111 1111"}'
+    typed = await REDACTOR.redact([Segment(escaped_token, form="json")])
+    assert json.loads(typed.texts[0]) == {"a": "[LITERAL_1] [CREDIT_CARD_1]"}
+    masking = await patterns_only(entities={"CREDIT_CARD": "mask"}).redact([Segment(source, form="json")])
+    json.loads(masking.texts[0])
+
+
+async def test_a_users_presidio_recogniser_file_loads_unchanged(tmp_path: Path) -> None:
+    file = tmp_path / "recognizers.yaml"
+    file.write_text(
+        "supported_languages: [en]\nglobal_regex_flags: 26\nrecognizers:\n"
+        "  - name: Badge\n    supported_languages: [en]\n    type: custom\n    supported_entity: BADGE\n"
+        '    patterns:\n      - {name: badge, regex: "BDG-[0-9]{4}", score: 0.9}\n'
+    )
+    redactor = patterns_only(presidio_recognizers=file)
+    redaction = await redactor.redact([Segment("badge BDG-1234 and jo@example.com")])
+    assert redaction.texts == ("badge [BADGE_1] and [EMAIL_ADDRESS_1]",)
