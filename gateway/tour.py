@@ -189,15 +189,17 @@ def be_blocked(tour: Tour, step: Step) -> Finding:
 
 
 def cite(tour: Tour, step: Step) -> Finding:
-    """An answer grounded in the handbook: the model was shown numbered passages."""
-    finding = ask(tour, step)
+    """An answer grounded in the handbook: the model was shown numbered passages, and the answer names their sources."""
+    raw = tour.client.chat.completions.with_raw_response.create(**_chat(step))
+    answer = raw.parse()
+    passages = ((answer.model_extra or {}).get("callgate") or {}).get("passages") or []
+    sources = "\n".join(f"[{passage['n']}] {passage['title']} ({passage['source']})" for passage in passages)
+    finding = Finding(f"{answer.choices[0].message.content}\n{sources}", trace_id=raw.headers["x-callgate-trace-id"])
+    finding.expect(any(passage["source"] == "broadband.md" for passage in passages), "the right article is not among its sources")
     if tour.phoenix_url is not None:
         spans = tour.spans(finding.trace_id, "llm")
-        shown = "\n".join(
-            text for span in spans if span["name"] == "llm" for text in _input_messages(span["attributes"])
-        )
+        shown = "\n".join(text for span in spans if span["name"] == "llm" for text in _input_messages(span["attributes"]))
         finding.expect("[1]" in shown, "the model was shown no passage of the handbook")
-    finding.expect("[1]" in finding.got or "Source" in finding.got, "the answer has no citation")
     return finding
 
 
@@ -253,9 +255,12 @@ STEPS: tuple[Step, ...] = (
     ),
     Step(
         "The same, streamed: restored values arrive whole, whatever the chunks",
-        f"Repeat this sentence exactly: Please confirm my card payment by e-mail to {EMAIL} or call {PHONE}.",
+        f"Repeat this message exactly: Dear {NAME}, we received your card payment of 24 pounds. We sent the receipt to "
+        f"{EMAIL} this morning. If you do not find the receipt there, please look into the folder for unwanted mail "
+        f"first. If it is not there either, we will gladly call you at {PHONE} and read it to you. Thank you for your "
+        "patience, and have a good day.",
         ask_streamed,
-        secrets=(EMAIL, PHONE),
+        secrets=(NAME, EMAIL, PHONE),
     ),
     Step(
         "Instruction override: blocked before the model",
@@ -265,7 +270,7 @@ STEPS: tuple[Step, ...] = (
     ),
     Step(
         "Off topic: a polite refusal, no call to the model",
-        "Write me a poem about the mating habits of penguins.",
+        "Give me a recipe for banana bread.",
         ask,
         reaches_model=False,
     ),
@@ -306,7 +311,7 @@ def _client(gateway_url: str, key: str) -> OpenAI:
 
 def _chat(step: Step) -> dict[str, Any]:
     messages = [{"role": "user", "content": step.sends}]
-    return {"model": step.model, "messages": messages, "temperature": 0, "max_tokens": 100}
+    return {"model": step.model, "messages": messages, "temperature": 0, "max_tokens": 160}
 
 
 def _http(method: str, url: str, body: Mapping[str, Any] | None = None, key: str = "") -> tuple[int, str]:

@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from rich.console import Console
-from rich.table import Table
 
 from gateway import parts, ports
 from gateway.children import Child, Part, PartFailedError, answers_http
@@ -31,6 +30,7 @@ from gateway.children import Child, Part, PartFailedError, answers_http
 _T = TypeVar("_T")
 DEMO_KEY = "demo.key"
 _BEAT_S = 10.0
+_SLOW = {"Phoenix": " (its first start takes up to a minute)"}
 _QUIET = {
     "ANONYMIZED_TELEMETRY": "False",
     "HF_HUB_OFFLINE": "1",
@@ -211,9 +211,9 @@ class Supervisor:
         with self._console.status("") as line:
             while True:
                 now_s = self._clock()
-                waiting = ", ".join(f"{title} {now_s - since:.0f} s" for title, since in self._starting.items())
-                if "Phoenix" in self._starting:
-                    waiting += " (its first start takes up to a minute)"
+                waiting = ", ".join(
+                    f"{title} {now_s - since:.0f} s" + _SLOW.get(title, "") for title, since in self._starting.items()
+                )
                 line.update(f"starting: {waiting}")
                 if waiting and not self._console.is_terminal and now_s - spoken_s >= _BEAT_S:
                     spoken_s = now_s
@@ -236,16 +236,18 @@ class Supervisor:
 
     def _announce(self) -> None:
         base = f"http://127.0.0.1:{self._settings.gateway_port}"
-        table = Table(box=None, show_header=False, padding=(0, 2))
-        table.add_row("OpenAI base_url", f"{base}/v1")
-        table.add_row("API key", f"in {self._settings.state_dir / DEMO_KEY}")
-        table.add_row("API reference", f"{base}/docs")
-        table.add_row("Metrics, health", f"{base}/metrics  {base}/health/ready")
+        rows = [
+            ("OpenAI base_url", f"{base}/v1"),
+            ("API key", f"in {self._settings.state_dir / DEMO_KEY}"),
+            ("API reference", f"{base}/docs"),
+            ("Metrics, health", f"{base}/metrics  {base}/health/ready"),
+            ("Logs", str(self._settings.state_dir / "logs")),
+        ]
         if self._traces:
-            table.add_row("Traces (Phoenix)", f"http://127.0.0.1:{self._settings.phoenix_port}")
-        table.add_row("Logs", str(self._settings.state_dir / "logs"))
+            rows.insert(3, ("Traces (Phoenix)", f"http://127.0.0.1:{self._settings.phoenix_port}"))
         self._console.print()
-        self._console.print(table)
+        for title, place in rows:
+            self._console.print(f"  {title:<18}{place}", markup=False)
 
     def _write_state(self) -> None:
         """Where things are, for other commands on this machine; readable by this user alone, since it holds Redis' password."""
