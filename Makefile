@@ -6,7 +6,7 @@ PORT ?=
 PHOENIX_PORT ?=
 PHOENIX ?=
 REDIS_URL ?=
-UP = $(if $(ONCE),--once) $(if $(PORT),--port $(PORT)) $(if $(PHOENIX_PORT),--phoenix-port $(PHOENIX_PORT)) \
+UP = --model-port 0 --redis-port 0 $(if $(ONCE),--once) $(if $(PORT),--port $(PORT)) $(if $(PHOENIX_PORT),--phoenix-port $(PHOENIX_PORT)) \
      $(if $(filter 0 no off,$(PHOENIX)),--no-phoenix) $(if $(REDIS_URL),--redis-url $(REDIS_URL))
 INSTALL = @PYTHON="$(PYTHON)" sh setup/python.sh -m setup.install
 COMPILE = .venv/bin/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --no-emit-index-url \
