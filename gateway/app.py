@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,11 +49,22 @@ def create_app(settings: Settings) -> FastAPI:
         title="Callgate",
         version=version("callgate"),
         description="An OpenAI-compatible gateway with guardrails. Point any OpenAI client's base_url at /v1.",
-        lifespan=lambda app: _lifespan(app, settings, hasher, routes),
+        lifespan=lambda app: _remembered(app, _lifespan(app, settings, hasher, routes)),
     )
     describe(app)
     _cold_routes(app)
     return app
+
+
+@asynccontextmanager
+async def _remembered(app: FastAPI, lifespan: AbstractAsyncContextManager[None]) -> AsyncIterator[None]:
+    """Keeps the reason of a failed start, which the server would only log."""
+    try:
+        async with lifespan:
+            yield
+    except Exception as error:
+        app.state.failure = error
+        raise
 
 
 @asynccontextmanager
@@ -101,6 +112,12 @@ class Door:
 
     def __init__(self, settings: Settings) -> None:
         self._cold = create_app(settings)
+
+    @property
+    def failure(self) -> Exception | None:
+        """Why the lifespan did not start, if it did not."""
+        failure: Exception | None = getattr(self._cold.state, "failure", None)
+        return failure
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         hot: HotRoutes | None = getattr(self._cold.state, "hot", None)
@@ -285,8 +302,8 @@ class _NoSteps:
     async def check_input(self, route: Route, request: Any) -> None: ...
     async def ground(self, route: Route, request: Any) -> None: ...
 
-    def check_output(self, route: Route, request: Any, reply: Any) -> Any:
+    def check_output(self, route: Route, request: Any, reply: Any) -> Any:  # noqa: ARG002
         return reply
 
-    def restore(self, route: Route, request: Any, reply: Any) -> Any:
+    def restore(self, route: Route, request: Any, reply: Any) -> Any:  # noqa: ARG002
         return reply

@@ -123,7 +123,7 @@ class HotRoutes:
             if (task := asyncio.current_task()) is not None:
                 task.uncancel()
             exchange.record.status, exchange.record.error_code = 499, "client_hung_up"
-        except Exception:
+        except Exception:  # noqa: BLE001
             # The one broad handler: an unknown fault is told by its request id only, and logged with its traceback, never with values.
             self._log.exception("unexpected", request_id=exchange.record.request_id)
             await self._fail(exchange, CallgateError(f"Internal error; quote request id {exchange.record.request_id}."))

@@ -12,7 +12,7 @@ from collections.abc import Coroutine
 from datetime import UTC, datetime
 from importlib.metadata import entry_points, version
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, NoReturn, TypeVar
 
 import typer
 
@@ -106,10 +106,10 @@ def check(
 ) -> None:
     """Validate callgate.yaml and its policies, and print the effective routes."""
     if schema:
-        print(json.dumps(configuration.json_schema(), indent=2))  # noqa: T201
+        print(json.dumps(configuration.json_schema(), indent=2))
         return
     if example:
-        print(EXAMPLE)  # noqa: T201
+        print(EXAMPLE)
         return
     from gateway.explain import explain, render
 
@@ -119,14 +119,14 @@ def check(
     except SettingsError as error:
         _fail(str(error))
     if as_json:
-        print(json.dumps(facts, indent=2))  # noqa: T201
+        print(json.dumps(facts, indent=2))
     else:
         render(facts)
 
 
 def show_version() -> None:
     """Print the version."""
-    print(version("callgate"))  # noqa: T201
+    print(version("callgate"))
 
 
 def create_key(
@@ -159,15 +159,15 @@ def create_key(
         name, now=now, limits=Limits(requests_per_minute, tokens_per_minute), models=model or ()
     )
     if print_config:
-        print(f"keys:\n  - id: {made.stored.id}\n    name: {name}\n    hash: {made.stored.hash}")  # noqa: T201
-        print(made.plain, file=sys.stderr)  # noqa: T201
+        print(f"keys:\n  - id: {made.stored.id}\n    name: {name}\n    hash: {made.stored.hash}")
+        print(made.plain, file=sys.stderr)
         return
     import msgspec
 
     _with_store(settings, lambda store: store.write_hash(KEYS_HASH, made.stored.id, msgspec.json.encode(made.stored)))
-    print(json.dumps({"id": made.stored.id, "name": name, "key": made.plain}) if as_json else made.plain)  # noqa: T201
+    print(json.dumps({"id": made.stored.id, "name": name, "key": made.plain}) if as_json else made.plain)
     if not as_json:
-        print("Keep it now: it is not shown again.", file=sys.stderr)  # noqa: T201
+        print("Keep it now: it is not shown again.", file=sys.stderr)
 
 
 def list_keys(config: ConfigOption = Path("callgate.yaml"), as_json: JsonOption = False) -> None:
@@ -183,7 +183,7 @@ def list_keys(config: ConfigOption = Path("callgate.yaml"), as_json: JsonOption 
         key = msgspec.structs.asdict(msgspec.json.decode(value, type=StoredKey))
         rows.append({k: v for k, v in key.items() if k != "hash"} | {"where": "redis"})
     if as_json:
-        print(json.dumps(rows, default=list))  # noqa: T201
+        print(json.dumps(rows, default=list))
         return
     from rich.console import Console
     from rich.table import Table
@@ -214,7 +214,7 @@ def revoke_key(
         _fail(f"key {key_id} is in {config}: take it out there and restart the gateway")
     if not _with_store(settings, lambda store: store.delete_from_hash(KEYS_HASH, key_id)):
         _fail(f"there is no key {key_id}; 'callgate keys list' shows those there are", code=1)
-    print(f"revoked {key_id}")  # noqa: T201
+    print(f"revoked {key_id}")
 
 
 # --- shared by the commands ------------------------------------------------------------------------------------------------
@@ -227,8 +227,8 @@ def _load(path: Path) -> Settings:
         _fail(str(error))
 
 
-def _fail(message: str, code: int = 3) -> Any:
-    print(message, file=sys.stderr)  # noqa: T201
+def _fail(message: str, code: int = 3) -> NoReturn:
+    print(message, file=sys.stderr)
     raise typer.Exit(code)
 
 
@@ -239,7 +239,7 @@ def _hasher(settings: Settings) -> Any:
     try:
         return KeyHasher(read_secret(secret) if isinstance(secret, Path) else secret)
     except ValueError as error:
-        return _fail(str(error))
+        _fail(str(error))
 
 
 def _with_store(settings: Settings, work: Any) -> Any:
@@ -255,7 +255,7 @@ def _with_store(settings: Settings, work: Any) -> Any:
     try:
         return asyncio.run(run())
     except StoreError as error:
-        return _fail(
+        _fail(
             f"Redis at {_without_password(settings.redis.url)} did not answer ({error}); start it, or set redis.url",
             code=1,
         )

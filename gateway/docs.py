@@ -62,7 +62,11 @@ def describe(app: FastAPI) -> None:
 
 def _schema(app: FastAPI) -> dict[str, Any]:
     schema = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
-    shapes = {"ChatRequest": SHAPES["chat"], "CompletionRequest": SHAPES["completion"], "Embedding": Embedding}
+    shapes: dict[str, type[Any]] = {
+        "ChatRequest": SHAPES["chat"],
+        "CompletionRequest": SHAPES["completion"],
+        "Embedding": Embedding,
+    }
     _, components = msgspec.json.schema_components(shapes.values(), ref_template="#/components/schemas/{name}")
     known = schema.setdefault("components", {}).setdefault("schemas", {})
     known |= components | {"Error": _ERROR}

@@ -24,7 +24,8 @@ def explain(settings: Settings) -> dict[str, Any]:
                 "deadline_s": model.deadline_s,
                 "max_tokens": model.max_tokens,
                 "deployments": [
-                    {"name": d.name, "to": d.provider or f"{d.base_url} ({d.model})", "weight": d.weight} for d in model.deployments
+                    {"name": d.name, "to": d.provider or f"{d.base_url} ({d.model})", "weight": d.weight}
+                    for d in model.deployments
                 ],
             }
             for model in settings.models
@@ -48,16 +49,24 @@ def render(facts: dict[str, Any]) -> None:
     from rich.table import Table
 
     console = Console()
-    routes = Table("model", "policy", "knowledge", "deployments", title=f"Routes on {facts['listen']}", title_justify="left")
+    routes = Table(
+        "model", "policy", "knowledge", "deployments", title=f"Routes on {facts['listen']}", title_justify="left"
+    )
     for model in facts["models"]:
         targets = "\n".join(f"{d['name']} -> {d['to']}, weight {d['weight']:g}" for d in model["deployments"])
         routes.add_row(model["name"], model["policy"] or "none", model["knowledge"] or "-", targets)
     console.print(routes)
     for policy in facts["policies"]:
-        title = f"Policy {policy['name']} {policy['digest'][:12]}: holds at most {policy['holds_at_most_chars']} characters"
+        title = (
+            f"Policy {policy['name']} {policy['digest'][:12]}: holds at most {policy['holds_at_most_chars']} characters"
+        )
         rails = Table("rail", "stage", "mode", "fail", "deadline", "cost", title=title, title_justify="left")
         for rail in policy["rails"]:
-            rails.add_row(rail["rail"], rail["stage"], rail["mode"], rail["fail"], f"{rail['deadline_ms']} ms", rail["cost"])
+            rails.add_row(
+                rail["rail"], rail["stage"], rail["mode"], rail["fail"], f"{rail['deadline_ms']} ms", rail["cost"]
+            )
         console.print(rails)
-        console.print(f"  cannot see answer patterns longer than {policy['horizon_chars']} characters; redacts: {', '.join(policy['redacts'])}")
+        console.print(
+            f"  cannot see answer patterns longer than {policy['horizon_chars']} characters; redacts: {', '.join(policy['redacts'])}"
+        )
     console.print("ok")

@@ -20,58 +20,78 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        kw = {"registry": self.registry}
         self._requests = Counter(
-            "callgate_requests", "Requests by endpoint, model and status.", ["endpoint", "model", "status"], **kw
+            "callgate_requests",
+            "Requests by endpoint, model and status.",
+            ["endpoint", "model", "status"],
+            registry=self.registry,
         )
-        self._errors = Counter("callgate_errors", "Errors by code, as callers saw them.", ["code"], **kw)
+        self._errors = Counter(
+            "callgate_errors", "Errors by code, as callers saw them.", ["code"], registry=self.registry
+        )
         self._duration = Histogram(
             "gen_ai_server_request_duration_seconds",
             "From request to last byte.",
             ["endpoint", "model"],
             buckets=_SECONDS,
-            **kw,
+            registry=self.registry,
         )
         self._first = Histogram(
             "gen_ai_server_time_to_first_token_seconds",
             "From request to first delta.",
             ["model"],
             buckets=_SECONDS,
-            **kw,
+            registry=self.registry,
         )
         self._per_token = Histogram(
             "gen_ai_server_time_per_output_token_seconds",
             "Between deltas, by token.",
             ["model"],
             buckets=_OVERHEAD,
-            **kw,
+            registry=self.registry,
         )
         self._tokens = Histogram(
             "gen_ai_client_token_usage",
             "Tokens by type (input, output).",
             ["model", "gen_ai_token_type"],
             buckets=_TOKENS,
-            **kw,
+            registry=self.registry,
         )
         self._overhead = Histogram(
-            "callgate_overhead_seconds", "Time before the backend was called.", ["model"], buckets=_OVERHEAD, **kw
+            "callgate_overhead_seconds",
+            "Time before the backend was called.",
+            ["model"],
+            buckets=_OVERHEAD,
+            registry=self.registry,
         )
         self._rails = Counter(
-            "callgate_guardrail_decisions", "Verdicts of rails.", ["policy", "rail", "stage", "outcome"], **kw
+            "callgate_guardrail_decisions",
+            "Verdicts of rails.",
+            ["policy", "rail", "stage", "outcome"],
+            registry=self.registry,
         )
         self._rail_seconds = Histogram(
-            "callgate_guardrail_seconds", "Time a rail took.", ["rail"], buckets=_OVERHEAD, **kw
+            "callgate_guardrail_seconds", "Time a rail took.", ["rail"], buckets=_OVERHEAD, registry=self.registry
         )
-        self._redacted = Counter("callgate_redacted", "Personal values replaced before leaving.", ["kind"], **kw)
+        self._redacted = Counter(
+            "callgate_redacted", "Personal values replaced before leaving.", ["kind"], registry=self.registry
+        )
         self._unresolved = Counter(
-            "callgate_unresolved_tokens", "Redaction tokens in answers that stood for no value.", **kw
+            "callgate_unresolved_tokens", "Redaction tokens in answers that stood for no value.", registry=self.registry
         )
-        self._attempts = Counter("callgate_upstream_attempts", "Calls to backends.", ["deployment"], **kw)
-        self.in_flight = Gauge("callgate_requests_in_flight", "Requests being answered.", **kw)
+        self._attempts = Counter(
+            "callgate_upstream_attempts", "Calls to backends.", ["deployment"], registry=self.registry
+        )
+        self.in_flight = Gauge("callgate_requests_in_flight", "Requests being answered.", registry=self.registry)
         self.dropped = Counter(
-            "callgate_exporter_dropped_spans", "Spans that never reached the collector.", ["reason"], **kw
+            "callgate_exporter_dropped_spans",
+            "Spans that never reached the collector.",
+            ["reason"],
+            registry=self.registry,
         )
-        self.exported = Counter("callgate_exporter_sent_spans", "Spans that the collector took.", **kw)
+        self.exported = Counter(
+            "callgate_exporter_sent_spans", "Spans that the collector took.", registry=self.registry
+        )
         for reason in (
             "queue_full",
             "export_failed",

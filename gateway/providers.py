@@ -60,7 +60,7 @@ class HostedProviders:
                 yield _plain(piece)
         except UpstreamError:
             raise
-        except Exception as error:  # the SDK's own tree mixes many vendors' exceptions; only status and type are read
+        except Exception as error:  # noqa: BLE001 - the SDK's own tree mixes many vendors' exceptions; only status and type are read
             raise self._error(error, begun=begun) from None
 
     async def aclose(self) -> None:

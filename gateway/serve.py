@@ -21,20 +21,26 @@ _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARN
 
 def serve(settings: Settings, config: Path) -> None:
     """Serves until SIGTERM or SIGINT, then lets open answers finish. Raises: SettingsError for a port in use."""
+    import structlog
     import uvicorn
 
     from gateway.app import Door
 
     set_up_logging(settings.telemetry.log_level)
     listener = _listen(settings, config)
-    server = uvicorn.Server(_uvicorn(settings, Door(settings)))
+    door = Door(settings)
+    server = uvicorn.Server(_uvicorn(settings, door))
     try:
         server.run(sockets=[listener])
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit):
         pass
     finally:
         listener.close()
-    if not server.started:
+    failure = door.failure
+    if isinstance(failure, SettingsError):
+        raise failure
+    if failure is not None or not server.started:
+        structlog.get_logger("start").error("the gateway did not start", exc_info=failure)
         sys.exit(1)
 
 

@@ -295,8 +295,9 @@ def _expand(value: Any, environment: Mapping[str, str], file: Path, lines: Mappi
         return value
 
     def resolve(match: re.Match[str]) -> str:
-        name, default = match.group(1), match.group(2)
-        found = environment.get(name, default)
+        name: str = match.group(1)
+        default: str | None = match.group(2)
+        found = environment[name] if name in environment else default
         if found is None:
             key = ".".join(map(str, at))
             raise SettingsError(

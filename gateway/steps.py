@@ -13,6 +13,7 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -28,11 +29,12 @@ from gateway.wire.texts import (
     refuse_unreadable,
     request_texts,
 )
-from guardrails.policy import Policy
+from guardrails.nemo import Embed
+from guardrails.policy import Policy, PolicyError, load_policy
 from guardrails.rails import OutputGuard, Rails
-from guardrails.redaction import RedactionUnavailable, Redactor
+from guardrails.redaction import RedactionSettings, Redactor, build_redactor
 from guardrails.restore import Restorer
-from guardrails.types import Segment
+from guardrails.types import RedactionUnavailable, Segment
 from guardrails.verdict import Ruling, Verdict
 from rag.answer import ground
 from rag.retrieve import Knowledge
@@ -165,7 +167,7 @@ class GuardedSteps:
         after_system = next(
             (i for i, m in enumerate(messages) if m["role"] not in ("system", "developer")), len(messages)
         )
-        messages.insert(after_system, {"role": "system", "content": ground(questions[-1], passages)})
+        messages.insert(after_system, {"role": "system", "content": ground(passages)})
         request.sources = [
             {"n": n, "id": p.id, "title": p.title, "source": p.source} for n, p in enumerate(passages, 1)
         ]
@@ -255,9 +257,7 @@ class _CheckedReply:
         for key, guard in self._guards.items():
             if key[0] in self._blocked or not (rest := await guard.finish()):
                 continue
-            choice: Chunk = {"index": key[0], "finish_reason": None}
-            append_text(choice, key, rest)
-            out.append({**{k: like[k] for k in ("id", "object", "created", "model") if k in like}, "choices": [choice]})
+            out.append(_last_words(like, key, rest))
         return out
 
 
@@ -283,11 +283,17 @@ async def _restored(request: ChatRequest, reply: AsyncGenerator[Chunk]) -> Async
                     yield chunk
         for key, restorer in restorers.items():
             if rest := restorer.flush():
-                choice = {"index": key[0], "finish_reason": None}
-                append_text(choice, key, rest)
-                yield {**{k: chunk[k] for k in ("id", "object", "created", "model") if k in chunk}, "choices": [choice]}
+                yield _last_words(chunk, key, rest)
     finally:
         request.record.unresolved_tokens = sum(restorer.unresolved for restorer in restorers.values())
+
+
+def _last_words(like: Chunk, key: ChannelKey, text: str) -> Chunk:
+    """A chunk of a stream for text that was still held when it ended."""
+    choice: Chunk = {"index": key[0], "finish_reason": None}
+    append_text(choice, key, text)
+    kept: Chunk = {name: like[name] for name in ("id", "object", "created", "model") if name in like}
+    return {**kept, "choices": [choice]}
 
 
 def _stop(ruling: Ruling, request: ChatRequest) -> None:
@@ -325,7 +331,11 @@ def _participant(text: str) -> str:
 
 def _redaction_span(begun_ns: int, counts: Mapping[str, int], not_checked: tuple[str, ...]) -> Span:
     verdict = "not_run" if not_checked else "rewrite" if counts else "pass"
-    attributes = {"guardrail.name": "redaction", "guardrail.stage": "input", "guardrail.verdict": verdict}
+    attributes: dict[str, Any] = {
+        "guardrail.name": "redaction",
+        "guardrail.stage": "input",
+        "guardrail.verdict": verdict,
+    }
     attributes |= {f"callgate.redacted.{kind}": count for kind, count in counts.items()}
     attributes |= {"callgate.not_checked": ", ".join(not_checked)} if not_checked else {}
     return Span("rail.redaction", "GUARDRAIL", begun_ns, time.time_ns(), attributes)

@@ -26,11 +26,11 @@ class RedisStore:
     def __init__(self, url: str, timeout_s: float = 1.0) -> None:
         from redis.asyncio import Redis
 
-        self._redis: Redis = Redis.from_url(url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s)
+        self._redis: Redis[bytes] = Redis.from_url(url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s)
         self._timeout_s = timeout_s
 
     @property
-    def client(self) -> Redis:
+    def client(self) -> Redis[bytes]:
         """The vendor's client, for packages that bring their own commands."""
         return self._redis
 
@@ -63,7 +63,7 @@ class RedisStore:
             raise StoreError(type(error).__name__) from None
 
     async def aclose(self) -> None:
-        await self._redis.aclose()
+        await self._redis.aclose()  # type: ignore[attr-defined]  # newer than the stubs
 
 
 class RedisScript:

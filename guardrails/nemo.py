@@ -104,7 +104,7 @@ def _build(policy: Policy, shown: Path, name: str, rail: RailSettings, embed: Em
     config_file = policy.directory / "config.yml"
     try:
         config = RailsConfig.from_path(str(shown))
-    except Exception as error:  # NeMo's parsers raise many kinds; all mean that the configuration cannot be used
+    except Exception as error:  # noqa: BLE001 - NeMo's parsers raise many kinds; all mean that the configuration cannot be used
         raise _refused(policy.directory, error) from None
     declared = getattr(config.rails, rail.stage).flows
     if rail.flow not in declared:
@@ -127,7 +127,7 @@ def _build(policy: Policy, shown: Path, name: str, rail: RailSettings, embed: Em
     _use_our_embeddings(config, embed)
     try:
         runtime = LLMRails(config)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - as above
         raise _refused(config_file, error) from None
     for action_name, action in _actions(embed).items():
         runtime.register_action(action, action_name)

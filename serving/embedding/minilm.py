@@ -1,13 +1,15 @@
 """Sentence embeddings by all-MiniLM-L6-v2, an int8 ONNX file of a wheel: no model hub is ever asked.
 
-It knows texts and vectors, not who asks. One sentence costs 4.5 to 6 ms CPU on one thread (2026-11).
+It knows texts and vectors, not who asks. A sentence of 15 tokens costs 6.3 ms CPU on one thread, 4.1 among 400 (2026-11).
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +19,22 @@ from numpy.typing import NDArray
 Vectors = NDArray[np.float32]
 MAX_TOKENS = 256
 MAX_WAITING = 4096
+# Texts of one length share a run: no padding, no mask. A run of 8 costs a text of 8 tokens 2.3 ms CPU instead of 5.1, one of 16
+# 4.2 instead of 6.3, of 32 8.5 instead of 11.5; at 64 nothing is won, and at 256 it costs 122 instead of 86 (2026-11).
+MOST_ROWS = 8
+LONGEST_SHARED_TOKENS = 32
 
 
 class EmbeddingsBusy(Exception):
     """More texts wait to be embedded than the queue may hold; nothing was lost, try again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Texts that run together. ``places``: where their vectors belong; ``tokens``: shape (rows, length), all of one length."""
+
+    places: list[int]
+    tokens: NDArray[np.int64]
 
 
 class MiniLM:
@@ -48,27 +62,56 @@ class MiniLM:
     def embed(self, texts: Sequence[str]) -> Vectors:
         """Unit vectors of shape (n, 384), in the order of the texts; what is beyond 256 tokens of a text is not read.
 
-        Each text runs alone: the int8 model scales its activations by batch, so a vector would depend on its neighbours.
+        A text alone always gives the same bits; among others it may differ in the last one (3e-8 at most over 400 texts): only the
+        weights are int8, so no scale depends on the neighbours.
         """
-        if not texts:
-            return np.empty((0, self.dimensions), dtype=np.float32)
-        return np.stack([self._one(text) for text in texts])
+        vectors = np.empty((len(texts), self.dimensions), dtype=np.float32)
+        for rows in self.rows(texts):
+            vectors[rows.places] = self.run(rows)
+        return vectors
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Tokens of each text, at most 256."""
-        return [len(one.ids) for one in self._tokenizer.encode_batch(list(texts))]
+        return [len(self._encode(text)) for text in texts]
 
-    def _one(self, text: str) -> Vectors:
-        ids = np.array([self._tokenizer.encode(text.encode("utf-8", "replace").decode()).ids], dtype=np.int64)
+    def rows(self, texts: Sequence[str]) -> list[Rows]:
+        """The texts as runs of the model, each of a bounded cost; every place occurs once."""
+        by_length: defaultdict[int, list[tuple[int, list[int]]]] = defaultdict(list)
+        for place, text in enumerate(texts):
+            ids = self._encode(text)
+            by_length[len(ids)].append((place, ids))
+        return [
+            Rows([place for place, _ in some], np.array([ids for _, ids in some], dtype=np.int64))
+            for length, members in sorted(by_length.items())
+            for some in _split(members, MOST_ROWS if length <= LONGEST_SHARED_TOKENS else 1)
+        ]
+
+    def run(self, rows: Rows) -> Vectors:
+        """Unit vectors of the rows: the mean over all tokens, since none is padding."""
+        ids = rows.tokens
         given = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
         hidden = self._session.run(None, {name: value for name, value in given.items() if name in self._inputs})[0]
-        pooled = hidden[0].mean(axis=0) if hidden.ndim == 3 else hidden[0]
-        vector: Vectors = (pooled / max(float(np.linalg.norm(pooled)), 1e-12)).astype(np.float32)
-        return vector
+        pooled = hidden.mean(axis=1) if hidden.ndim == 3 else hidden
+        vectors: Vectors = pooled / np.maximum(np.linalg.norm(pooled, axis=1, keepdims=True), 1e-12)
+        return vectors.astype(np.float32)
+
+    def _encode(self, text: str) -> list[int]:
+        # One text a call: encode_batch would take every core. A lone surrogate is no text to the tokenizer.
+        ids: list[int] = self._tokenizer.encode(text.encode("utf-8", "replace").decode()).ids
+        return ids
+
+
+def _split(members: list[tuple[int, list[int]]], most: int) -> Iterator[list[tuple[int, list[int]]]]:
+    return (members[first : first + most] for first in range(0, len(members), most))
 
 
 class EmbeddingBatcher:
-    """The model for an event loop: one worker thread, a bounded queue."""
+    """The model for an event loop: one worker thread, a bounded queue.
+
+    Callers take turns, a run each (86 ms CPU at most), so that a caller with thousands of texts does not hold up one with a question;
+    a caller that goes away stops at its next turn. Runs are not shared between callers: few texts of a moment have one length (10 to
+    19 % less CPU at 8 callers), and a text alone keeps its exact bits.
+    """
 
     def __init__(self, model: MiniLM) -> None:
         self._model = model
@@ -81,7 +124,11 @@ class EmbeddingBatcher:
             raise EmbeddingsBusy(f"{self._waiting} texts wait to be embedded")
         self._waiting += len(texts)
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._worker, self._model.embed, list(texts))
+            loop = asyncio.get_running_loop()
+            vectors = np.empty((len(texts), self._model.dimensions), dtype=np.float32)
+            for rows in await loop.run_in_executor(self._worker, self._model.rows, list(texts)):
+                vectors[rows.places] = await loop.run_in_executor(self._worker, self._model.run, rows)
+            return vectors
         finally:
             self._waiting -= len(texts)
 

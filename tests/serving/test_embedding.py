@@ -17,7 +17,8 @@ def model() -> MiniLM:
 
 def test_close_meanings_are_closer_than_far_ones(model: MiniLM) -> None:
     a, b, c = model.embed(["I lost my credit card", "My bank card is missing", "What a lovely sunny day in Paris"])
-    assert a @ b > 0.6 > 0.3 > a @ c
+    assert a @ b > 0.6
+    assert a @ c < 0.3
     assert np.allclose(np.linalg.norm([a, b, c], axis=1), 1, atol=1e-5)
 
 
