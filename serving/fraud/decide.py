@@ -1,0 +1,71 @@
+"""From a probability to a decision, and from contributions to words.
+
+The outcome is the one that is expected to cost least; rules may make it stricter, never milder. Pure functions: knows
+nothing of the model, the store or the clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from serving.fraud.settings import Costs, Rule
+from serving.fraud.types import Outcome, Reason
+
+_STRICTNESS: dict[Outcome, int] = {"approve": 0, "review": 1, "decline": 2}
+MOST_REASONS = 3
+
+# Features that tell the same story; the words are for a person on the phone with the customer.
+_STORIES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
+    ("terminal_risk", "Confirmed fraud was recently reported at this terminal.",
+     ("terminal_fraud", "terminal_unexplained", "terminal_risk", "terminal_last_label", "terminal_genuine_run",
+      "terminal_known", "terminal_first", "terminal_last_unexplained")),
+    ("customer_fraud", "Confirmed fraud was recently reported for this customer.",
+     ("customer_fraud", "customer_risk", "customer_genuine_run", "customer_first_fraud", "customer_last_fraud")),
+    ("unusual_amount", "The amount is unusual for this customer.",
+     ("customer_amount", "customer_clean", "customer_mean")),
+    ("large_amount", "The amount is unusually large.", ("amount", "terminal_amount", "terminal_mean")),
+    ("recent_spending", "The customer has recently spent more than usual.", ("customer_ratio",)),
+    ("customer_activity", "The customer's number of recent payments is unusual.",
+     ("customer_count", "customer_pace", "customer_last_days")),
+    ("terminal_activity", "The terminal's number of recent payments is unusual.",
+     ("terminal_count", "terminal_pace", "terminal_last_days")),
+    ("unusual_time", "The time of the payment is unusual.", ("hour", "night", "weekend")),
+)  # fmt: skip
+
+
+def cheapest(probability: float, cents: int, costs: Costs) -> Outcome:
+    """The outcome with the least expected cost (Elkan 2001, "The Foundations of Cost-Sensitive Learning", section 2)."""
+    loss = cents + costs.chargeback_cents
+    expected: dict[Outcome, float] = {
+        "approve": probability * loss,
+        "review": costs.review_cents + probability * costs.review_misses * loss,
+        "decline": (1.0 - probability) * (costs.false_decline_cents + costs.false_decline_share * cents),
+    }
+    return min(expected, key=lambda outcome: (expected[outcome], _STRICTNESS[outcome]))
+
+
+def apply_rules(outcome: Outcome, features: Mapping[str, float], rules: Sequence[Rule]) -> tuple[Outcome, list[Reason]]:
+    """The outcome made as strict as the rules that hold demand, and their reasons. A missing feature (NaN) holds nothing."""
+    held = [rule for rule in rules if features[rule.feature] >= rule.at_least]
+    strictest = max([outcome, *(rule.outcome for rule in held)], key=_STRICTNESS.__getitem__)
+    return strictest, [Reason(rule.name, rule.message) for rule in held]
+
+
+def story_of(feature: str) -> str:
+    """The reason code that a feature counts towards."""
+    best = max(
+        ((len(start), code) for code, _, starts in _STORIES for start in starts if feature.startswith(start)),
+        default=(0, ""),
+    )
+    return best[1]
+
+
+def explain(features: Sequence[str], contributions: Sequence[float]) -> list[Reason]:
+    """Up to three reasons that raised the score most, strongest first."""
+    weight: dict[str, float] = {}
+    for feature, contribution in zip(features, contributions, strict=True):
+        code = story_of(feature)
+        weight[code] = weight.get(code, 0.0) + contribution
+    words = {code: message for code, message, _ in _STORIES}
+    raising = sorted((code for code in weight if weight[code] > 0.0), key=lambda code: -weight[code])
+    return [Reason(code, words[code]) for code in raising[:MOST_REASONS]]
