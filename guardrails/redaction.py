@@ -18,6 +18,7 @@ from guardrails.detectors.merge import merged
 from guardrails.detectors.names import STOCK_MODEL, NameFinder
 from guardrails.detectors.numbers import bank_patterns, card_patterns, government_patterns, record_patterns
 from guardrails.detectors.pattern import Matcher, Pattern
+from guardrails.detectors.spoken_names import name_patterns
 from guardrails.detectors.view import View, json_view, plain_view
 from guardrails.redaction_settings import CustomPattern, RedactionSettings
 from guardrails.tokens import LITERAL, TOKEN_SHAPE, Numbering
@@ -27,7 +28,10 @@ __all__ = ["CustomPattern", "Redaction", "RedactionSettings", "Redactor", "Token
 
 INLINE_CHARACTERS = 4_000  # longer texts are matched in a thread: 2,000 characters take about half a millisecond
 # Every shipped pattern needs a digit, an at sign, the beginning of a URL, of an IPv6 address or of a JSON Web Token.
-GATE = r"[0-9@]|://|(?i:www\.)|::|eyJ"
+GATE = (
+    r"[0-9@]|://|(?i:www\.)|::|eyJ"
+    r"|(?i:name|dear |this is|it'?s |\b(?:m(?:rs?|s|iss|x|me)|dr|prof|herr|frau|se\u00f1ora?|sra?|mister|missus)\b)"
+)
 PHONE_REGIONS = {"US": ["US"], "UK": ["GB"], "EU": ["DE", "FR", "NL"], "IN": ["IN"], "ES": ["ES"], "MX": ["MX"]}
 
 
@@ -60,6 +64,7 @@ def _patterns(settings: RedactionSettings) -> list[Pattern]:
         *record_patterns(),
         *contact_patterns(list(dict.fromkeys(regions))),
         *place_patterns(),
+        *(name_patterns() if settings.ner == "on" else ()),
     ]
     chosen = [
         pattern for pattern in built if not pattern.countries or pattern.countries.intersection(settings.countries)
