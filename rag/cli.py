@@ -35,8 +35,11 @@ def ask(
 
     async def run() -> list[Any]:
         knowledge = Knowledge(_gateway_embeddings(url, os.environ.get("CALLGATE_API_KEY", "")))
-        await knowledge.start(articles)
-        return await knowledge.retrieve(question, limit)
+        try:
+            await knowledge.start(articles)
+            return await knowledge.retrieve(question, limit)
+        finally:
+            await knowledge.aclose()
 
     try:
         passages = asyncio.run(run())
@@ -50,6 +53,44 @@ def ask(
         print(
             f"[{number}] {passage.title} ({passage.id}, {passage.score:.4f})\n    {' '.join(passage.text.split())[:300]}"
         )
+
+
+@app.command()
+def index(
+    folder: Annotated[Path, typer.Argument(help="Where the index is kept. A gateway that uses it must be stopped.")],
+    articles: Annotated[Path, typer.Option(help="Folder of Markdown articles.")] = Path("rag/knowledge"),
+    url: Annotated[str, typer.Option(help="The gateway, for embeddings.")] = "http://127.0.0.1:8080/v1",
+    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+) -> None:
+    """Index articles ahead of time; nothing is embedded if they did not change. Example: callgate rag index .callgate/handbook"""
+    from rag.retrieve import Knowledge
+
+    embedded = 0
+
+    async def run() -> int:
+        embed = _gateway_embeddings(url, os.environ.get("CALLGATE_API_KEY", ""))
+
+        async def counted(texts: Sequence[str]) -> Any:
+            nonlocal embedded
+            embedded += len(texts)
+            return await embed(texts)
+
+        knowledge = Knowledge(counted, folder)
+        try:
+            await knowledge.start(articles)
+            return len(knowledge)
+        finally:
+            await knowledge.aclose()
+
+    try:
+        passages = asyncio.run(run())
+    except (ValueError, OSError) as error:
+        print(error, file=sys.stderr)
+        raise typer.Exit(3) from None
+    if as_json:
+        print(json.dumps({"passages": passages, "embedded": embedded, "folder": str(folder)}))
+        return
+    print(f"{passages} passages are indexed in {folder}; {embedded} of them were embedded now")
 
 
 def _gateway_embeddings(url: str, key: str) -> Any:
@@ -69,6 +110,8 @@ def _gateway_embeddings(url: str, key: str) -> Any:
             with urllib.request.urlopen(request, timeout=60) as response:  # noqa: S310
                 data = json.load(response)["data"]
         except urllib.error.URLError as error:
+            if isinstance(error, urllib.error.HTTPError):
+                error.close()  # it holds the connection open
             raise OSError(
                 f"the gateway at {url} gave no embeddings ({error}); start it, and set CALLGATE_API_KEY"
             ) from None

@@ -77,6 +77,10 @@ class Knowledge:
         self._store: ChromaStore | None = None
         self._words: WordIndex | None = None
 
+    def __len__(self) -> int:
+        """Passages that can be found."""
+        return len(self._passages)
+
     async def start(self, articles: Path) -> None:
         """Reads the articles of a folder and indexes what is new. Raises: ValueError for a folder that cannot be used."""
         passages = passages_of(await asyncio.to_thread(read_articles, articles))
