@@ -157,7 +157,7 @@ class Model:
 
     def margin(self, row: list[float]) -> float:
         """The raw score, in log-odds: what ranks transactions."""
-        self._row[:] = row
+        self._row[:] = row  # type: ignore[assignment]  # a list of floats is what ctypes converts
         self._check(self._predict(*self._to_margin))
         return self._margin.value
 
@@ -167,7 +167,7 @@ class Model:
 
     def contributions(self, row: list[float]) -> list[float]:
         """What each feature adds to the margin, against the average transaction (without the constant)."""
-        self._row[:] = row
+        self._row[:] = row  # type: ignore[assignment]  # a list of floats is what ctypes converts
         self._check(self._predict(self._fast_parts, ctypes.byref(self._row), ctypes.byref(self._length), self._parts))
         return list(self._parts)[:-1]
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 from serving.fraud.history import EVENT, KEPT_EVENTS
+from serving.fraud.settings import FraudSettings
 
 Entity = tuple[Literal["customer", "terminal"], str]
 
@@ -129,6 +130,18 @@ class RedisStore:
             for entity, record in records:
                 pipeline.set(self._key(entity), record, ex=self._ttl_s)
             await pipeline.execute()
+
+
+@asynccontextmanager
+async def open_redis(url: str, settings: FraudSettings) -> AsyncIterator[RedisStore]:
+    """A store over a client of its own, closed at the end: for a service by itself."""
+    from redis.asyncio import Redis
+
+    client: Any = Redis.from_url(url)
+    try:
+        yield RedisStore(client, settings.key_prefix, settings.record_ttl_days * 86_400)
+    finally:
+        await client.aclose()
 
 
 @asynccontextmanager

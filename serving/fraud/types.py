@@ -17,9 +17,10 @@ Outcome = Literal["approve", "review", "decline"]
 
 LARGEST_AMOUNT_CENTS = 100_000_000  # 512 events of this size squared still fit 63 bits, so window sums are exact
 LARGEST_BATCH = 1_000
-MINOR_DIGITS = {code: 0 for code in ("CLP", "ISK", "JPY", "KRW", "VND", "XAF", "XOF")} | {
-    code: 3 for code in ("BHD", "IQD", "JOD", "KWD", "LYD", "OMR", "TND")
-}  # ISO 4217; all others have two
+MINOR_DIGITS = {  # ISO 4217; all others have two
+    **dict.fromkeys(("CLP", "ISK", "JPY", "KRW", "VND", "XAF", "XOF"), 0),
+    **dict.fromkeys(("BHD", "IQD", "JOD", "KWD", "LYD", "OMR", "TND"), 3),
+}
 
 _ID = msgspec.Meta(
     min_length=1,
@@ -61,9 +62,7 @@ class Transaction(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
             raise ValueError(f"amount: must be between 0 and {LARGEST_AMOUNT_CENTS // 100}")
         digits = MINOR_DIGITS.get(self.currency, 2)
         exponent = self.amount.as_tuple().exponent
-        if isinstance(exponent, int) and not -12 <= exponent:
-            raise ValueError(f"amount: has more than the {digits} decimals of its currency")
-        if self.amount != round(self.amount, digits):
+        if exponent == "n" or int(exponent) < -12 or self.amount != round(self.amount, digits):
             raise ValueError(f"amount: has more than the {digits} decimals of its currency")
         if not 1971 <= self.timestamp.year <= 2100:
             raise ValueError("timestamp: must be between 1971 and 2100")

@@ -1,0 +1,383 @@
+"""One transaction's score, from the event to the durable decision; the file to read first.
+
+Knows nothing of HTTP, of callers or of the gateway. What fails how: a store that is slow or down degrades to the declared
+outcome within the deadline (the event waits in a journal and reaches the store later); a log that cannot be written
+fails the score, since no decision may be answered that is not on record.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+from serving.fraud.decide import apply_rules, cheapest, explain
+from serving.fraud.entries import Applied, Decided, Filed, Labelled, decode_entry, decode_filed, encode, pack_features
+from serving.fraud.features import FEATURES_VERSION, ONE_EVENT, derive, feature_names, is_surprising
+from serving.fraud.history import (
+    DAY_S,
+    EVENT,
+    FRAUD,
+    GENUINE,
+    KEPT_EVENTS,
+    UNEXPLAINED_FRAUD,
+    aggregate,
+    digest_of,
+    pack_event,
+)
+from serving.fraud.journal import Journal, read_journal
+from serving.fraud.model import InvalidModel, Model, load_model
+from serving.fraud.settings import FraudSettings
+from serving.fraud.store import Entity, FeatureStore, Observation, StoreUnavailable
+from serving.fraud.types import Decision, InvalidTransaction, Label, Transaction, UnknownTransaction
+
+Clock = Callable[[], float]
+
+_AT_ONCE = 64  # of a batch; more only wait for each other
+_RETRY_S = 1.0
+_REMEMBERED = 10_000  # decisions this process knows by heart: repeats and labels while the store is away
+_MOST_WAITING = 200_000  # events kept in memory for a store that is away; all are on disk in any case
+
+
+class FraudScorer:
+    """Scores transactions against a model and a feature store. Use one per event loop."""
+
+    def __init__(
+        self,
+        settings: FraudSettings,
+        model: Model,
+        store: FeatureStore,
+        journal: Journal,
+        waiting: Journal,
+        clock: Clock,
+    ) -> None:
+        self._settings, self._model, self._store, self._clock = settings, model, store, clock
+        self._journal, self._waiting_log = journal, waiting
+        self._policy = settings.policy_digest()
+        self._names = feature_names()
+        self._recent: dict[str, Filed] = {}
+        self._running: dict[str, asyncio.Future[Decision]] = {}
+        self._waiting: dict[str, Transaction] = {}
+        self._waiting_labels: dict[str, Label] = {}
+        self._background: set[asyncio.Task[None]] = set()
+        self._recovering = False
+
+    # --- the path ---
+
+    async def score(self, transaction: Transaction) -> Decision:
+        """The decision, durable before it is returned. The same transaction again gets the same decision.
+
+        Raises:
+            InvalidTransaction: its time, currency or id cannot be served here; nothing was written.
+            JournalUnavailable: the decision could not be put on record.
+        """
+        self._admit(transaction)
+        while (running := self._running.get(transaction.transaction_id)) is not None:
+            await asyncio.wait([running])
+        filed = self._recent.get(transaction.transaction_id)
+        if filed is not None:
+            return _same(filed, transaction)
+        done: asyncio.Future[Decision] = asyncio.get_running_loop().create_future()
+        self._running[transaction.transaction_id] = done
+        try:
+            return await self._score(transaction)
+        finally:
+            del self._running[transaction.transaction_id]
+            done.cancel()
+
+    async def _score(self, transaction: Transaction) -> Decision:
+        cents = self._cents(transaction)
+        observation = await self._observe(transaction, cents)
+        if observation is None:
+            return await self._degrade(transaction, cents)
+        if observation.filed is not None:
+            return _same(decode_filed(observation.filed), transaction)
+        features = self._features(transaction, cents, observation)
+        row = list(features.values())
+        decision = self._decide(transaction, cents, features, row)
+        filed = Filed(transaction=transaction, decision=decision, surprising=bool(is_surprising(features)))
+        await self._record(filed, cents, row)
+        self._keep_house(filed, observation)
+        return decision
+
+    async def score_batch(self, transactions: Sequence[Transaction]) -> list[Decision]:
+        """Decisions in the order given. All are admitted before the first is written; events of one batch do not
+        wait for each other, so put dependent ones in time order into separate requests.
+
+        Raises:
+            InvalidTransaction: with the path of the first that cannot be served.
+        """
+        for index, transaction in enumerate(transactions):
+            try:
+                self._admit(transaction)
+            except InvalidTransaction as error:
+                raise InvalidTransaction(f"transactions[{index}].{error.path}", error.message) from None
+        decisions: list[Decision] = []
+        for start in range(0, len(transactions), _AT_ONCE):
+            some = transactions[start : start + _AT_ONCE]
+            decisions += await asyncio.gather(*(self.score(one) for one in some))
+        return decisions
+
+    async def label(self, label: Label) -> None:
+        """Takes what became of a transaction into account, durably; features use it from seven days after the event.
+
+        Raises:
+            UnknownTransaction: no decision is on file for it.
+            JournalUnavailable: it could not be put on record.
+        """
+        try:
+            filed = await self._filed(label.transaction_id)
+        except StoreUnavailable:
+            filed = None
+            await self._set_aside(label)
+        else:
+            if filed is None:
+                raise UnknownTransaction
+        await self._journal.append(encode(Labelled(label=label, at_s=self._clock())))
+        if filed is None:
+            return
+        try:
+            await self._apply(label, filed)
+        except StoreUnavailable:
+            await self._set_aside(label)
+
+    async def find(self, transaction_id: str) -> Decision | None:
+        """A decision made before, while it is on file.
+
+        Raises:
+            StoreUnavailable: this process does not remember it and the store cannot be asked.
+        """
+        filed = await self._filed(transaction_id)
+        return filed.decision if filed else None
+
+    async def aclose(self) -> None:
+        """Finishes what runs behind the answers and closes the logs. The store's client is the caller's."""
+        recovering = [task for task in self._background if task.get_name() == "fraud-recover"]
+        for task in recovering:
+            task.cancel()
+        await asyncio.gather(*self._background, return_exceptions=True)
+        await self._journal.aclose()
+        await self._waiting_log.aclose()
+        self._model.close()
+
+    @property
+    def waiting(self) -> int:
+        """Events and labels that the store has not got yet."""
+        return len(self._waiting) + len(self._waiting_labels)
+
+    # --- its steps ---
+
+    def _admit(self, transaction: Transaction) -> None:
+        now_s = self._clock()
+        if transaction.at_s > now_s + self._settings.future_tolerance_s:
+            raise InvalidTransaction("timestamp", "lies in the future")
+        if transaction.at_s < now_s - self._settings.oldest_s:
+            raise InvalidTransaction("timestamp", f"is older than {self._settings.oldest_s} seconds: too late to score")
+        if transaction.currency not in self._settings.currencies:
+            served = ", ".join(sorted(self._settings.currencies))
+            raise InvalidTransaction("currency", f"is not served here; one of {served}")
+        if self._cents(transaction) > 0xFFFF_FFFF:
+            raise InvalidTransaction("amount", "is too large in the settlement currency")
+
+    def _cents(self, transaction: Transaction) -> int:
+        return transaction.cents(self._settings.currencies[transaction.currency])
+
+    async def _observe(self, transaction: Transaction, cents: int) -> Observation | None:
+        event = pack_event(transaction.at_s, cents, transaction.transaction_id)
+        try:
+            async with asyncio.timeout(self._settings.deadline_ms / 1000):
+                return await self._store.observe(
+                    transaction.transaction_id, transaction.customer_id, transaction.terminal_id, event
+                )
+        except (StoreUnavailable, TimeoutError):
+            return None
+
+    def _features(self, transaction: Transaction, cents: int, seen: Observation) -> dict[str, float]:
+        at_s = transaction.at_s
+        return derive(ONE_EVENT, at_s, cents, aggregate(seen.customer, at_s), aggregate(seen.terminal, at_s))
+
+    def _decide(self, transaction: Transaction, cents: int, features: dict[str, float], row: list[float]) -> Decision:
+        return decide(
+            self._model, self._settings, self._policy, transaction.transaction_id, cents, features, row, self._clock()
+        )
+
+    async def _record(self, filed: Filed, cents: int, row: list[float]) -> None:
+        await self._journal.append(encode(Decided(filed=filed, cents=cents, features=pack_features(row))))
+        self._recent[filed.transaction.transaction_id] = filed
+        if len(self._recent) > _REMEMBERED:
+            del self._recent[next(iter(self._recent))]
+
+    async def _degrade(self, transaction: Transaction, cents: int) -> Decision:
+        """The declared outcome, on record, with the event set aside for the store."""
+        decision = Decision(
+            transaction_id=transaction.transaction_id,
+            outcome=self._settings.degraded_outcome,
+            probability=None,
+            reasons=(),
+            degraded=True,
+            model=self._model.digest,
+            policy=self._policy,
+            decided_s=self._clock(),
+        )
+        filed = Filed(transaction=transaction, decision=decision, surprising=False)
+        await self._waiting_log.append(encode(Decided(filed=filed, cents=cents, features=b"")))
+        await self._record(filed, cents, [])
+        if len(self._waiting) < _MOST_WAITING:
+            self._waiting[transaction.transaction_id] = transaction
+        self._recover_later()
+        return decision
+
+    # --- behind the answer ---
+
+    def _keep_house(self, filed: Filed, seen: Observation) -> None:
+        """Files the decision, and bounds or renews the histories that need it, after the answer."""
+        at_s = filed.transaction.at_s
+        entities: list[Entity] = []
+        for kind, name, record in (
+            ("customer", filed.transaction.customer_id, seen.customer),
+            ("terminal", filed.transaction.terminal_id, seen.terminal),
+        ):
+            stale = not record or EVENT.unpack_from(record, len(record) - EVENT.size)[0] < at_s - DAY_S
+            if stale or len(record) > (KEPT_EVENTS + 64) * EVENT.size:
+                entities.append((kind, name))  # type: ignore[arg-type]  # one of the two literals above
+        self._spawn(self._file(filed, entities), "fraud-file")
+
+    async def _file(self, filed: Filed, entities: list[Entity]) -> None:
+        try:
+            await self._store.file([(filed.transaction.transaction_id, encode(filed))])
+            await self._store.trim(entities)
+        except StoreUnavailable:
+            await self._waiting_log.append(
+                encode(Decided(filed=filed, cents=self._cents(filed.transaction), features=b""))
+            )
+            self._waiting[filed.transaction.transaction_id] = filed.transaction
+            self._recover_later()
+
+    async def _filed(self, transaction_id: str) -> Filed | None:
+        known = self._recent.get(transaction_id)
+        if known is not None:
+            return known
+        stored = await self._store.recall(transaction_id)
+        return decode_filed(stored) if stored else None
+
+    async def _apply(self, label: Label, filed: Filed) -> None:
+        code = (FRAUD if filed.surprising else UNEXPLAINED_FRAUD) if label.fraud else GENUINE
+        digest = digest_of(label.transaction_id)
+        await self._store.mark(("customer", filed.transaction.customer_id), digest, code)
+        await self._store.mark(("terminal", filed.transaction.terminal_id), digest, code)
+
+    async def _set_aside(self, label: Label) -> None:
+        await self._waiting_log.append(encode(Labelled(label=label, at_s=self._clock())))
+        self._waiting_labels[label.transaction_id] = label
+        self._recover_later()
+
+    def _recover_later(self) -> None:
+        if not self._recovering:
+            self._recovering = True
+            self._spawn(self._recover(), "fraud-recover")
+
+    async def _recover(self) -> None:
+        """Brings what waits to the store, oldest first, until nothing waits. Doing it twice changes nothing."""
+        try:
+            while self._waiting or self._waiting_labels:
+                try:
+                    await self.catch_up()
+                except StoreUnavailable:
+                    await asyncio.sleep(_RETRY_S)
+        finally:
+            self._recovering = False
+
+    async def catch_up(self) -> None:
+        """Applies every event and label that waits for the store.
+
+        Raises:
+            StoreUnavailable: the store is still away; the rest go on waiting.
+        """
+        for transaction_id, transaction in list(self._waiting.items()):
+            event = pack_event(transaction.at_s, self._cents(transaction), transaction_id)
+            filed = self._recent.get(transaction_id)
+            await self._store.observe(transaction_id, transaction.customer_id, transaction.terminal_id, event)
+            if filed is not None:
+                await self._store.file([(transaction_id, encode(filed))])
+            await self._store.trim([("customer", transaction.customer_id), ("terminal", transaction.terminal_id)])
+            await self._waiting_log.append(encode(Applied(transaction_id=transaction_id)))
+            self._waiting.pop(transaction_id, None)
+        for transaction_id, label in list(self._waiting_labels.items()):
+            filed = await self._filed(transaction_id)
+            if filed is not None:
+                await self._apply(label, filed)
+            await self._waiting_log.append(encode(Applied(transaction_id=f"label:{transaction_id}")))
+            self._waiting_labels.pop(transaction_id, None)
+
+    def resume(self, entries: Sequence[bytes]) -> None:
+        """Takes up what an earlier process had set aside and not applied."""
+        for data in entries:
+            entry = decode_entry(data)
+            if isinstance(entry, Decided):
+                transaction = entry.filed.transaction
+                self._waiting[transaction.transaction_id] = transaction
+                self._recent[transaction.transaction_id] = entry.filed
+            elif isinstance(entry, Labelled):
+                self._waiting_labels[entry.label.transaction_id] = entry.label
+            else:
+                self._waiting.pop(entry.transaction_id, None)
+                self._waiting_labels.pop(entry.transaction_id.removeprefix("label:"), None)
+        if self.waiting:
+            self._recover_later()
+
+    def _spawn(self, work: object, name: str) -> None:
+        task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work, name=name)  # type: ignore[arg-type]
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+
+def decide(
+    model: Model,
+    settings: FraudSettings,
+    policy: str,
+    transaction_id: str,
+    cents: int,
+    features: dict[str, float],
+    row: list[float],
+    decided_s: float,
+) -> Decision:
+    """The decision that these features, this model and this policy make: pure, so that a log can be replayed."""
+    probability = model.probability(model.margin(row))
+    outcome, reasons = apply_rules(cheapest(probability, cents, settings.costs), features, settings.rules)
+    if outcome != "approve":
+        reasons = [*reasons, *explain(model.card.features, model.contributions(row))]
+    return Decision(
+        transaction_id=transaction_id,
+        outcome=outcome,
+        probability=probability,
+        reasons=tuple(reasons),
+        degraded=False,
+        model=model.digest,
+        policy=policy,
+        decided_s=decided_s,
+    )
+
+
+def _same(filed: Filed, transaction: Transaction) -> Decision:
+    if filed.transaction != transaction:
+        raise InvalidTransaction("transaction_id", "was already used for a different transaction")
+    return filed.decision
+
+
+async def build_scorer(settings: FraudSettings, store: FeatureStore, clock: Clock) -> FraudScorer:
+    """A scorer with its model loaded and its logs open. `clock` gives Unix seconds.
+
+    Raises:
+        InvalidModel: the model cannot be served, or a rule names a feature that there is not.
+    """
+    names = feature_names()
+    for rule in settings.rules:
+        if rule.feature not in names:
+            raise InvalidModel(f"rule {rule.name}: there is no feature {rule.feature}; one of {', '.join(names)}")
+    model = await asyncio.to_thread(load_model, settings.model_path, names, FEATURES_VERSION)
+    sync, aside = settings.log_sync == "disk", settings.log_directory / "waiting"
+    set_aside = await asyncio.to_thread(lambda: list(read_journal(aside)))
+    journal = await asyncio.to_thread(Journal, settings.log_directory, sync, clock, settings.log_keep_days)
+    waiting = await asyncio.to_thread(Journal, aside, sync, clock, settings.log_keep_days)
+    scorer = FraudScorer(settings, model, store, journal, waiting, clock)
+    scorer.resume(set_aside)
+    return scorer
