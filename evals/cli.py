@@ -1,0 +1,328 @@
+"""`callgate eval`: run a suite, compare, report, calibrate, simulate, plan, gate.
+
+Exit codes: 0 promote (or done), 1 reject, 2 inconclusive, 3 usage or broken. The only reader of the environment here:
+CALLGATE_API_KEY (for the gateway) and CALLGATE_EVAL_KEY (signs and verifies reports, 16 bytes or more).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+from typer.exceptions import TyperException
+
+if TYPE_CHECKING:
+    from evals.calibrate import Calibration
+    from evals.report import Report
+
+EXIT_BROKEN = 3
+
+
+class _UsageIs3(TyperGroup):
+    """Typer ends a usage error with 2, which here means inconclusive; CI must be able to tell them apart."""
+
+    def make_context(self, *args: Any, **extra: Any) -> Any:
+        with _usage_is_3():
+            return super().make_context(*args, **extra)
+
+    def invoke(self, ctx: Any) -> Any:
+        with _usage_is_3():
+            return super().invoke(ctx)
+
+
+@contextlib.contextmanager
+def _usage_is_3() -> Iterator[None]:
+    try:
+        yield
+    except TyperException as error:
+        error.exit_code = EXIT_BROKEN
+        raise
+
+
+app = typer.Typer(
+    cls=_UsageIs3,
+    name="eval",
+    no_args_is_help=True,
+    help="Is this version better than that one? Says promote, reject or inconclusive, and why.\n\n"
+    "Example: callgate eval run call-centre-smoke --candidate degraded --baseline good",
+    epilog="Exit codes: 0 promote, 1 reject, 2 inconclusive, 3 usage or broken.",
+)
+
+Machine = Annotated[bool, typer.Option("--json", help="One JSON document on standard output, nothing else.")]
+Labels = Annotated[Path | None, typer.Option(help="Human labels (JSONL); they calibrate and correct the judges.")]
+ReportFile = Annotated[Path, typer.Argument(help="A report.json of a run.")]
+
+
+class Format(StrEnum):
+    TERMINAL = "terminal"
+    JSON = "json"
+    MARKDOWN = "markdown"
+    JUNIT = "junit"
+
+
+@app.command()
+def run(
+    suite: Annotated[str, typer.Argument(help="A shipped suite by name, or a folder with a suite.yaml.")],
+    candidate: Annotated[str, typer.Option(help="Target of the suite that wants to be promoted.")],
+    baseline: Annotated[str, typer.Option(help="Target of the suite that is in use.")],
+    url: Annotated[str, typer.Option(help="An OpenAI-compatible server, /v1 included.")] = "http://127.0.0.1:8080/v1",
+    judge_url: Annotated[str | None, typer.Option(help="Where the judges are; default: --url.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for report.json, report.md and junit.xml.")] = Path(
+        ".callgate/evals"
+    ),
+    labels: Labels = None,
+    concurrency: Annotated[int, typer.Option(min=1, max=256, help="Requests under way at once.")] = 4,
+    shard: Annotated[str | None, typer.Option(help="Only part i of n, as i/n from 1; join with `compare`.")] = None,
+    cache: Annotated[Path | None, typer.Option(help="Keep replies in this file for later runs too.")] = None,
+    machine: Machine = False,
+) -> None:
+    """Ask both targets the same cases, score, compare, decide.
+
+    A run that died is continued by the same command: replies are kept in OUT until a run is complete.
+    """
+    from evals.launch import Options, launch
+
+    options = Options(
+        suite, candidate, baseline, url, judge_url or url, out, labels, concurrency, _shard(shard), cache,
+        os.environ.get("CALLGATE_API_KEY"), _signing_key(),
+    )  # fmt: skip
+    with _broken_is_3(), _progress(quiet=machine) as progress:
+        report = launch(options, progress)
+    _finish(report, Format.JSON if machine else Format.TERMINAL)
+
+
+@app.command()
+def compare(
+    evidence: Annotated[list[Path], typer.Argument(help="evidence.json of a run, or of all its shards.")],
+    labels: Labels = None,
+    out: Annotated[Path | None, typer.Option(help="Write the joined report into this folder.")] = None,
+    machine: Machine = False,
+) -> None:
+    """Decide again from stored scores, with new labels or from the shards of one run; asks no model."""
+    from evals.calibrate import load_labels
+    from evals.evidence import load_evidence, merge
+    from evals.launch import write_report
+    from evals.report import build_report, sign
+
+    with _broken_is_3():
+        key = _signing_key()
+        report = build_report(
+            merge([load_evidence(path) for path in evidence]), load_labels(labels) if labels else None
+        )
+        report = sign(report, key) if key else report
+        if out is not None:
+            write_report(report, out)
+    _finish(report, Format.JSON if machine else Format.TERMINAL)
+
+
+@app.command()
+def report(
+    file: ReportFile,
+    form: Annotated[Format, typer.Option("--format", help="How to show it.")] = Format.TERMINAL,
+) -> None:
+    """Show a stored report. Exits with 0 whatever its verdict; `gate` exits with the verdict."""
+    from evals.report import load_report
+
+    with _broken_is_3():
+        found = load_report(file)
+    _show(found, form)
+
+
+@app.command()
+def gate(file: ReportFile, machine: Machine = False) -> None:
+    """Verify a report (digests, numbers, verdict, and the signature if CALLGATE_EVAL_KEY is set); exit with its
+    verdict.
+    """
+    from evals.report import load_report, verify
+
+    with _broken_is_3():
+        found = load_report(file)
+        verify(found, _signing_key())
+    verdict, reasons = found.gate.verdict.value, list(found.gate.reasons)
+    if machine:
+        _print_json({"verdict": verdict, "reasons": reasons, "report": found.digest})
+    else:
+        typer.echo("\n  ".join([verdict, *reasons]))
+    raise typer.Exit(_exit_code(verdict))
+
+
+@app.command()
+def calibrate(
+    file: ReportFile,
+    labels: Annotated[Path, typer.Argument(help="Human labels: JSONL of metric, sample_id, setting, human.")],
+    machine: Machine = False,
+) -> None:
+    """How far each judge of a run agrees with people. Exits with 1 if one that was labelled is refused."""
+    from evals.calibrate import calibrate as measure
+    from evals.calibrate import load_labels
+    from evals.report import load_report
+
+    with _broken_is_3():
+        calibrations = measure(load_report(file).evidence, load_labels(labels))
+    if machine:
+        import msgspec
+
+        _print_json(msgspec.to_builtins(calibrations))
+    for calibration in () if machine else calibrations:
+        typer.echo(_describe(calibration))
+    raise typer.Exit(int(any(c.trust.labels and not c.trust.may_decide for c in calibrations)))
+
+
+@app.command()
+def plan(
+    margin: Annotated[float, typer.Option(help="How much worse is acceptable, as a share.")] = 0.05,
+    difference: Annotated[float, typer.Option(help="The true difference you hope for.")] = 0.0,
+    discordance: Annotated[float, typer.Option(help="Share of cases on which the two differ.")] = 0.2,
+    alpha: Annotated[float, typer.Option(help="Accepted chance of a false promotion.")] = 0.05,
+    power: Annotated[float, typer.Option(help="Wanted chance to promote.")] = 0.8,
+    cases: Annotated[float, typer.Option(help="Cases a conversation.")] = 1.0,
+    icc: Annotated[float, typer.Option(help="Correlation of the cases of a conversation.")] = 0.0,
+    labelled: Annotated[float, typer.Option(help="Share of the cases that people label; 1 for checks.")] = 1.0,
+    judge_correlation: Annotated[float, typer.Option(help="Of judged and human differences; 1 for checks.")] = 1.0,
+    conversations: Annotated[int | None, typer.Option(min=2, help="What would this many show?")] = None,
+    machine: Machine = False,
+) -> None:
+    """How many conversations decide, or what a given number of them can show."""
+    from evals.statistics.planning import Design, conversations_needed, detectable_difference
+
+    with _broken_is_3():
+        design = Design(discordance, alpha, power, cases, icc, labelled, judge_correlation)
+        needed = conversations_needed(design, margin=margin, difference=difference)
+        detectable = detectable_difference(design, conversations) if conversations else None
+    if machine:
+        _print_json({"conversations_needed": needed, "detectable_difference": detectable})
+        return
+    typer.echo(f"conversations needed: {needed if needed is not None else 'no number of them shows it'}")
+    if conversations:
+        shown = "nothing below 1" if detectable is None else f"{detectable:.3f}"
+        typer.echo(f"{conversations} conversations show a distance from the bound of: {shown}")
+
+
+@app.command()
+def simulate(
+    releases: Annotated[int, typer.Option(min=1, help="Simulated releases a world.")] = 2000,
+    margin: Annotated[float, typer.Option(min=0.001, max=0.2)] = 0.05,
+    alpha: Annotated[float, typer.Option(min=0.001, max=0.49)] = 0.05,
+    seed: int = 1,
+    machine: Machine = False,
+) -> None:
+    """False promotions of naive gates and of ours, on releases whose truth is known. Exits with 1 if ours exceeds
+    alpha.
+    """
+    import msgspec
+
+    from evals.simulate import simulate as play
+
+    tallies = []
+    for tally in play(releases, margin=margin, alpha=alpha, seed=seed):
+        tallies.append(tally)
+        if not machine:
+            shown = tally.promoted
+            typer.echo(
+                f"{tally.world:32} {tally.method:20} promoted {shown.estimate:7.2%} [{shown.low:6.2%}, {shown.high:6.2%}]  "
+                f"rejected {tally.rejected / tally.releases:7.2%}  looked at {tally.mean_share_used:4.0%}"
+            )
+    if machine:
+        _print_json(msgspec.to_builtins(tallies))
+    raise typer.Exit(int(any(t.bad and t.method == "ours" and t.promoted.low > alpha for t in tallies)))
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of suite.yaml."""
+    from evals.suite import json_schema
+
+    _print_json(json_schema())
+
+
+def _finish(found: Report, form: Format) -> None:
+    _show(found, form)
+    raise typer.Exit(_exit_code(found.gate.verdict.value))
+
+
+def _show(found: Report, form: Format) -> None:
+    import msgspec
+    from rich.console import Console
+
+    from evals.render import to_junit, to_markdown, to_terminal
+
+    if form is Format.TERMINAL:
+        Console().print(to_terminal(found))
+    elif form is Format.JSON:
+        sys.stdout.write(msgspec.json.format(msgspec.json.encode(found), indent=1).decode() + "\n")
+    else:
+        sys.stdout.write(to_markdown(found) if form is Format.MARKDOWN else to_junit(found))
+
+
+def _exit_code(verdict: str) -> int:
+    return {"promote": 0, "reject": 1, "inconclusive": 2}[verdict]
+
+
+def _describe(calibration: Calibration) -> str:
+    trust = calibration.trust
+    more = f"; about {trust.labels_needed} labels would decide" if trust.labels_needed else ""
+    unmatched = f"; {calibration.unmatched} labels fit no scored answer" if calibration.unmatched else ""
+    return f"{calibration.metric}: {trust.standing.value}: {trust.reason}{more}{unmatched}"
+
+
+def _shard(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    index, _, count = text.partition("/")
+    if not (index.isdigit() and count.isdigit() and 1 <= int(index) <= int(count)):
+        typer.echo(f"error: --shard is i/n with 1 <= i <= n, for instance 2/4, not {text!r}", err=True)
+        raise typer.Exit(EXIT_BROKEN)
+    return int(index) - 1, int(count)
+
+
+def _signing_key() -> bytes | None:
+    text = os.environ.get("CALLGATE_EVAL_KEY")
+    return text.encode() if text else None
+
+
+def _print_json(value: Any) -> None:
+    sys.stdout.write(json.dumps(value, indent=1, default=str) + "\n")
+
+
+@contextlib.contextmanager
+def _broken_is_3() -> Iterator[None]:
+    from evals.errors import EvalError
+
+    try:
+        yield
+    except (EvalError, ValueError, OSError) as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(EXIT_BROKEN) from error
+    except Exception as error:
+        traceback.print_exc()
+        raise typer.Exit(EXIT_BROKEN) from error
+
+
+@contextlib.contextmanager
+def _progress(*, quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
+    """A bar a stage on standard error, with rate and time left; silent for machines and where nobody watches."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}/s"))
+    console = Console(stderr=True)
+    with Progress(*columns, TimeRemainingColumn(), console=console, disable=quiet or not console.is_terminal) as bars:
+        tasks: dict[str, Any] = {}
+
+        def show(stage: str, done: int, total: int) -> None:
+            task = tasks.setdefault(stage, None)
+            if task is None:
+                task = tasks[stage] = bars.add_task(stage, total=total, rate="-")
+            speed = bars.tasks[task].speed
+            bars.update(task, completed=done, rate="-" if speed is None else f"{speed:.1f}")
+
+        yield show

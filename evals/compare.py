@@ -1,0 +1,129 @@
+"""Scores of two settings on the same samples, turned into one Comparison a metric. Pure: evidence in, numbers out.
+
+A pair that lacks a score is not dropped: it is counted, and `worst` and `best` say what it could do at most.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from evals.calibrate import Calibration, Labels
+from evals.evidence import Evidence, MetricPlan
+from evals.statistics.corrections import ppi_difference
+from evals.statistics.differences import paired_difference
+from evals.types import Comparison, Difference, Score, Standing, Trust
+
+_EXACT = Trust(Standing.EXACT, "computed, not judged")
+
+
+@dataclass(frozen=True, slots=True)
+class _Pair:
+    """Both sides of one sample and repeat: the metric's value, and what people said where they did."""
+
+    conversation: str
+    candidate: float | None
+    baseline: float | None
+    human: float  # candidate minus baseline by people; NaN where either side has no label
+
+    def difference(self, candidate_if_missing: float, baseline_if_missing: float) -> float:
+        candidate = candidate_if_missing if self.candidate is None else self.candidate
+        baseline = baseline_if_missing if self.baseline is None else self.baseline
+        return candidate - baseline
+
+
+def compare(
+    evidence: Evidence, *, labels: Labels | None = None, calibrations: Sequence[Calibration] = ()
+) -> tuple[Comparison, ...]:
+    """One Comparison a metric, in the order of the suite.
+
+    A calibrated judge's difference is corrected by the labels (PPI++); an uncalibrated or refused one is shown as
+    judged.
+    """
+    trust = {calibration.metric: calibration.trust for calibration in calibrations}
+    uncalibrated = Trust(
+        Standing.UNCALIBRATED, "nobody has compared this judge with people", 0, evidence.limits.min_labels
+    )
+    return tuple(
+        _compare(evidence, metric, _EXACT if metric.exact else trust.get(metric.name, uncalibrated), labels or {})
+        for metric in evidence.metrics
+    )
+
+
+def slices(evidence: Evidence, metric: MetricPlan) -> dict[str, Difference]:
+    """The uncorrected difference of one metric within every slice that has a scored pair of it; for reading only."""
+    pairs: dict[str, list[_Pair]] = {}
+    place = {case.id: case.slice for case in evidence.cases}
+    for sample_id, pair in _pairs(evidence, metric, {}):
+        if pair.candidate is not None and pair.baseline is not None:
+            pairs.setdefault(place[sample_id], []).append(pair)
+    return {name: _difference(group, 0.0, 0.0, corrected=False) for name, group in sorted(pairs.items())}
+
+
+def _compare(evidence: Evidence, metric: MetricPlan, trust: Trust, labels: Labels) -> Comparison:
+    pairs = [pair for _, pair in _pairs(evidence, metric, labels)]
+    both = [pair for pair in pairs if pair.candidate is not None and pair.baseline is not None]
+    corrected = trust.standing is Standing.CALIBRATED
+    labelled = {pair.conversation for pair in both if math.isfinite(pair.human)}
+    if corrected and len(labelled) < evidence.limits.min_conversations:
+        reason = (
+            f"labels of both sides of a pair exist in {len(labelled)} conversations; the correction needs at least "
+            f"{evidence.limits.min_conversations}"
+        )
+        trust, corrected = Trust(Standing.REFUSED, reason, trust.labels, trust.labels + 1), False
+    return Comparison(
+        metric=metric.name,
+        decides=metric.decides,
+        primary=metric.primary,
+        margin=metric.margin,
+        candidate_mean=_mean([pair.candidate for pair in pairs]),
+        baseline_mean=_mean([pair.baseline for pair in pairs]),
+        not_scored_candidate=sum(pair.candidate is None for pair in pairs),
+        not_scored_baseline=sum(pair.baseline is None for pair in pairs),
+        applicable=len(pairs),
+        scored=_difference(both, 0.0, 0.0, corrected=corrected),
+        worst=_difference(pairs, 0.0, 1.0, corrected=corrected),
+        best=_difference(pairs, 1.0, 0.0, corrected=corrected),
+        trust=trust,
+        method="paired, clustered, corrected by labels (PPI++)" if corrected else "paired, clustered",
+    )
+
+
+def _difference(pairs: list[_Pair], candidate: float, baseline: float, *, corrected: bool) -> Difference:
+    differences = [pair.difference(candidate, baseline) for pair in pairs]
+    conversations = [pair.conversation for pair in pairs]
+    if corrected:
+        return ppi_difference(differences, [pair.human for pair in pairs], conversations)
+    return paired_difference(differences, conversations)
+
+
+def _pairs(evidence: Evidence, metric: MetricPlan, labels: Labels) -> list[tuple[str, _Pair]]:
+    """Every sample and repeat to which the metric applies, sorted, so that shards add up to the same sums."""
+    scores: Mapping[tuple[str, str, int], Score] = {
+        (score.sample_id, score.setting, score.repeat): score
+        for score in evidence.scores
+        if score.metric == metric.name
+    }
+
+    def value(sample: str, setting: str, repeat: int) -> float | None:
+        score = scores.get((sample, setting, repeat))
+        return score.value if score is not None else None
+
+    def label(sample: str, setting: str, repeat: int) -> float:
+        human = labels.get((metric.name, sample, setting, repeat))
+        return math.nan if human is None else float(human)
+
+    sides = (evidence.candidate.name, evidence.baseline.name)
+    pairs = []
+    for case in sorted(evidence.cases, key=lambda case: case.id):
+        for repeat in range(evidence.repeats) if metric.name in case.metrics else ():
+            mine, other = (value(case.id, side, repeat) for side in sides)
+            human = label(case.id, sides[0], repeat) - label(case.id, sides[1], repeat)
+            pairs.append((case.id, _Pair(case.conversation, mine, other, human)))
+    return pairs
+
+
+def _mean(values: list[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return math.fsum(known) / len(known) if known else None

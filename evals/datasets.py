@@ -1,0 +1,128 @@
+"""Samples out of a JSONL file, checked line by line, with a digest of their content.
+
+Knows nothing of metrics or of how a sample is asked. The digest covers content, not order or spacing of the file.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from evals.digests import digest
+from evals.errors import DatasetError
+from evals.types import Expectation, Message, Sample
+
+
+class _Message(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    role: str = Field(pattern="^(system|user|assistant)$")
+    content: str = Field(min_length=1)
+
+
+class _Expect(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    facts: list[list[str]] = []
+    refuse: bool | None = None
+    secrets: list[str] = []
+    public: list[str] = []
+    json_schema: dict[str, Any] | None = None
+    citations: list[str] = []
+    avoid: list[str] = []
+    max_words: int | None = Field(default=None, ge=1)
+
+
+class _Case(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    id: str = Field(min_length=1, max_length=200)
+    conversation: str | None = None
+    slice: str = "all"
+    messages: list[_Message] = Field(min_length=1)
+    expect: _Expect
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    samples: tuple[Sample, ...]
+    digest: str
+
+    def shard(self, index: int, count: int) -> Dataset:
+        """Every `count`-th conversation from `index` (0-based); a conversation is never cut in two.
+
+        The digest stays that of the whole, so that shards of one dataset can be told from shards of two.
+        """
+        if not 0 <= index < count:
+            raise DatasetError(f"shard {index + 1} of {count} does not exist: shards are counted 1 to {count}")
+        conversations = sorted({sample.conversation for sample in self.samples})
+        mine = set(conversations[index::count])
+        return Dataset(tuple(s for s in self.samples if s.conversation in mine), self.digest)
+
+
+def load_dataset(path: Path) -> Dataset:
+    """Raises DatasetError naming the file, the line and the field: empty, no JSON, unknown or missing field, double
+    id.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DatasetError(f"{path}: cannot be read as UTF-8 text ({type(error).__name__})") from error
+    samples: dict[str, Sample] = {}
+    first_line: dict[str, int] = {}
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        sample = _parse(path, number, line)
+        if sample.id in samples:
+            raise DatasetError(f"{path}:{number}: id {sample.id!r} was already used on line {first_line[sample.id]}")
+        samples[sample.id] = sample
+        first_line[sample.id] = number
+    if not samples:
+        raise DatasetError(f"{path}: the dataset is empty: it needs at least one case, one JSON object a line")
+    content = sorted(sample.digest for sample in samples.values())
+    return Dataset(tuple(samples.values()), digest(content))
+
+
+def _parse(path: Path, number: int, line: str) -> Sample:
+    try:
+        document = json.loads(line)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise DatasetError(f"{path}:{number}: not a JSON object ({error})") from error
+    try:
+        case = _Case.model_validate(document)
+    except ValidationError as error:
+        raise DatasetError(f"{path}:{number}: {describe(error)}") from error
+    if all(not getattr(case.expect, name) and getattr(case.expect, name) is not False for name in _Expect.model_fields):
+        raise DatasetError(f"{path}:{number}: expect: says nothing; one of {', '.join(_Expect.model_fields)} is needed")
+    return Sample(
+        id=case.id,
+        conversation=case.conversation or case.id,
+        slice=case.slice,
+        messages=tuple(Message(m.role, m.content) for m in case.messages),
+        expect=_expectation(case.expect),
+        digest=digest(case.model_dump(mode="json")),
+    )
+
+
+def _expectation(expect: _Expect) -> Expectation:
+    return Expectation(
+        facts=tuple(tuple(alternatives) for alternatives in expect.facts),
+        refuse=expect.refuse,
+        secrets=tuple(expect.secrets),
+        public=tuple(expect.public),
+        json_schema=expect.json_schema,
+        citations=tuple(expect.citations),
+        avoid=tuple(expect.avoid),
+        max_words=expect.max_words,
+    )
+
+
+def describe(error: ValidationError) -> str:
+    """The faults of a document, each with the dotted name of its field; values are left out, they may be personal."""
+    faults = []
+    for fault in error.errors(include_input=False, include_url=False):
+        place = ".".join(str(part) for part in fault["loc"]) or "the document"
+        faults.append(f"{place}: {fault['msg'].lower() if fault['type'] == 'missing' else fault['msg']}")
+    return "; ".join(faults)

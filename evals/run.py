@@ -1,0 +1,170 @@
+"""One evaluation run, top to bottom: the file to read first.
+
+Both settings answer the same samples in the same run and meet the same judges. Reads no environment and prints nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from evals.calibrate import Labels
+from evals.digests import code_digest
+from evals.errors import SuiteError, TargetError
+from evals.evidence import Evidence, MetricPlan, case_of
+from evals.judges.checks import Check
+from evals.judges.model import ModelJudge
+from evals.report import Report, build_report
+from evals.suite import JudgeModel, Suite
+from evals.target import ChatClient, Price, Target
+from evals.types import Answer, Judge, Sample, Score, Setting
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+Progress = Callable[[str, int, int], None]
+"""Called as (stage, done, total) after every answer and score."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What one run is about. `shard` is (index, count), 0-based, or None for the whole."""
+
+    suite: Suite
+    candidate: Setting
+    baseline: Setting
+    shard: tuple[int, int] | None = None
+
+
+class EvalRun:
+    """`client` asks the targets and `judge_client` the judges; both may be one."""
+
+    def __init__(
+        self, client: ChatClient, judge_client: ChatClient, *, concurrency: int, progress: Progress | None = None
+    ) -> None:
+        self._client = client
+        self._judge_client = judge_client
+        self._concurrency = concurrency
+        self._progress = progress or _say_nothing
+
+    async def run(self, plan: Plan, labels: Labels | None = None) -> Report:
+        """Raises TargetError if one setting gave no answer at all."""
+        judges = build_judges(plan.suite, self._judge_client)
+        samples = self.load(plan)
+        candidate = await self.generate(samples, plan, plan.candidate)
+        baseline = await self.generate(samples, plan, plan.baseline)
+        scores = await self.judge(samples, [*candidate, *baseline], judges)
+        evidence = collect(plan, samples, judges, [*candidate, *baseline], scores)
+        return build_report(evidence, labels)
+
+    def load(self, plan: Plan) -> tuple[Sample, ...]:
+        if plan.candidate.name == plan.baseline.name:
+            raise SuiteError("candidate and baseline are one target; to compare a model with itself give it two names")
+        dataset = plan.suite.dataset
+        return (dataset.shard(*plan.shard) if plan.shard else dataset).samples
+
+    async def generate(self, samples: Sequence[Sample], plan: Plan, setting: Setting) -> list[Answer]:
+        price = plan.suite.model.targets[setting.name].price
+        target = Target(setting, self._client, Price(price.prompt_usd, price.completion_usd))
+        asked = [(sample, repeat) for sample in samples for repeat in range(plan.suite.model.repeats)]
+        answers = await self._each(f"answers of {setting.name}", asked, lambda pair: target.answer(*pair))
+        errors = [answer.error for answer in answers if answer.error is not None]
+        if answers and len(errors) == len(answers):
+            raise TargetError(f"target {setting.name!r} gave no answer at all; the first error was: {errors[0]}")
+        return answers
+
+    async def judge(self, samples: Sequence[Sample], answers: list[Answer], judges: dict[str, Judge]) -> list[Score]:
+        by_id = {sample.id: sample for sample in samples}
+        asked = [
+            (judge, by_id[answer.sample_id], answer)
+            for judge in judges.values()
+            for answer in answers
+            if judge.applies(by_id[answer.sample_id])
+        ]
+        return await self._each("scores", asked, lambda one: one[0].score(one[1], one[2]))
+
+    async def _each(self, stage: str, items: list[Item], work: Callable[[Item], Awaitable[Result]]) -> list[Result]:
+        """`work` over `items` by a fixed number of workers; results in the order of the items."""
+        results: list[Result | None] = [None] * len(items)
+        waiting = iter(enumerate(items))
+        done = 0
+
+        async def worker() -> None:
+            nonlocal done
+            for index, item in waiting:
+                results[index] = await work(item)
+                done += 1
+                self._progress(stage, done, len(items))
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(min(self._concurrency, len(items))):
+                group.create_task(worker())
+        return [result for result in results if result is not None]
+
+
+def _say_nothing(_stage: str, _done: int, _total: int) -> None:
+    return None
+
+
+def build_judges(suite: Suite, client: ChatClient) -> dict[str, Judge]:
+    """A judge for every metric, by the name of the metric, in the order of the suite."""
+    judges: dict[str, Judge] = {}
+    for metric in suite.model.metrics:
+        if metric.check is not None:
+            judges[metric.name] = Check(metric.name, metric.check)
+        elif metric.judge is not None:
+            judges[metric.name] = _model_judge(metric.name, metric.judge, suite.model.judges[metric.judge], client)
+    return judges
+
+
+def _model_judge(metric: str, name: str, judge: JudgeModel, client: ChatClient) -> ModelJudge:
+    return ModelJudge(
+        metric=metric,
+        name=name,
+        model=judge.model,
+        question=judge.question,
+        version=judge.version,
+        client=client,
+        parameters=tuple(sorted(judge.parameters.items())),
+        price=Price(judge.price.prompt_usd, judge.price.completion_usd),
+    )
+
+
+def collect(
+    plan: Plan,
+    samples: Sequence[Sample],
+    judges: dict[str, Judge],
+    answers: Sequence[Answer],
+    scores: Sequence[Score],
+) -> Evidence:
+    """The run as evidence; `judges` give each metric the identity of what scored it."""
+    suite = plan.suite.model
+    metrics = tuple(
+        MetricPlan(
+            metric.name,
+            f"{judges[metric.name].id}@{judges[metric.name].version}",
+            metric.check is not None,
+            metric.decides,
+            metric.primary,
+            metric.margin,
+        )
+        for metric in suite.metrics
+    )
+    cases = tuple(case_of(s, tuple(name for name, judge in judges.items() if judge.applies(s))) for s in samples)
+    return Evidence(
+        suite=suite.name,
+        suite_version=suite.version,
+        suite_digest=plan.suite.digest,
+        dataset_digest=plan.suite.dataset.digest,
+        code_digest=code_digest(Path(__file__).parent),
+        candidate=plan.candidate,
+        baseline=plan.baseline,
+        repeats=suite.repeats,
+        limits=plan.suite.limits,
+        metrics=metrics,
+        cases=cases,
+        answers=tuple(answers),
+        scores=tuple(scores),
+    )

@@ -1,0 +1,183 @@
+"""suite.yaml, parsed and checked: the dataset, the targets, the metrics and judges, and the limits of the gate.
+
+An unknown key, metric, check or target is an error that names its place. The JSON Schema in suite.schema.json is
+generated from the models here. Does not ask anybody anything.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from evals.datasets import Dataset, describe, load_dataset
+from evals.digests import digest
+from evals.errors import DatasetError, SuiteError
+from evals.judges.checks import CHECKS
+from evals.judges.json_schema import unknown_keywords
+from evals.types import Limits, PromoteWhen, Setting
+
+Name = Annotated[str, Field(pattern="^[a-z0-9][a-z0-9_-]{0,63}$")]
+CheckName = Literal["facts", "no_leak", "refusal", "valid_json", "citation", "tone", "length"]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class PriceModel(_Strict):
+    """US dollars per million tokens."""
+
+    prompt_usd: Decimal = Field(default=Decimal(0), ge=0)
+    completion_usd: Decimal = Field(default=Decimal(0), ge=0)
+
+
+class TargetModel(_Strict):
+    """A model, what it is told first and how it is sampled."""
+
+    model: str = Field(min_length=1, description="Model or alias as the server at --url knows it.")
+    system: str | None = Field(default=None, description="System message put before every case.")
+    parameters: dict[str, Any] = Field(default={}, description="Sampling parameters as sent: temperature, seed, ...")
+    version: str = Field(default="unversioned", description="Change it when the model behind the alias changes.")
+    price: PriceModel = PriceModel()
+
+
+class JudgeModel(_Strict):
+    """A language model that answers one yes/no question about every reply."""
+
+    model: str = Field(min_length=1)
+    question: str = Field(min_length=10, description="Answered with yes (1) or no (0).")
+    version: str = Field(min_length=1)
+    parameters: dict[str, Any] = {}
+    price: PriceModel = PriceModel()
+
+
+class MetricModel(_Strict):
+    """One number a case: by a deterministic check or by a judge."""
+
+    name: Name
+    check: CheckName | None = None
+    judge: Name | None = None
+    decides: bool = Field(default=True, description="False: shown, never part of the verdict.")
+    primary: bool = Field(default=False, description="With promote_when better: one of these must improve.")
+    margin: float = Field(default=0.05, gt=0, le=1, description="How much worse is still acceptable, as a share.")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> MetricModel:
+        if (self.check is None) == (self.judge is None):
+            raise ValueError("a metric has exactly one of check and judge")
+        return self
+
+
+class LimitsModel(_Strict):
+    """What the gate is held to."""
+
+    alpha: float = Field(default=0.05, gt=0, lt=0.5, description="Accepted chance of a false promotion.")
+    promote_when: PromoteWhen = PromoteWhen.BETTER
+    min_conversations: int = Field(default=8, ge=2)
+    max_not_scored: float = Field(default=0.1, ge=0, lt=1, description="Share of pairs of a deciding metric.")
+    min_kappa: float = Field(default=0.6, gt=0, lt=1, description="Lower bound of a deciding judge's kappa.")
+    min_labels: int = Field(default=50, ge=10)
+
+
+class BudgetModel(_Strict):
+    """Hard limits of one run, retries and judges included."""
+
+    max_requests: int | None = Field(default=None, ge=1)
+    max_cost_usd: Decimal | None = Field(default=None, gt=0)
+    deadline_s: float = Field(default=120.0, gt=0, description="For one request with all its retries.")
+
+
+class SuiteModel(_Strict):
+    """An evaluation suite of Callgate."""
+
+    name: Name
+    version: str = Field(min_length=1)
+    dataset: str = Field(description="JSONL file, relative to suite.yaml.")
+    targets: dict[Name, TargetModel] = Field(min_length=1)
+    metrics: list[MetricModel] = Field(min_length=1)
+    judges: dict[Name, JudgeModel] = {}
+    repeats: int = Field(default=1, ge=1, le=100)
+    limits: LimitsModel = LimitsModel()
+    budget: BudgetModel = BudgetModel()
+
+    @model_validator(mode="after")
+    def _known_names(self) -> SuiteModel:
+        names = [metric.name for metric in self.metrics]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"metric {name!r} is listed twice")
+        for metric in self.metrics:
+            if metric.judge is not None and metric.judge not in self.judges:
+                raise ValueError(f"metric {metric.name!r}: judge {metric.judge!r} is not one of {sorted(self.judges)}")
+        if self.limits.promote_when is PromoteWhen.BETTER and not any(m.primary and m.decides for m in self.metrics):
+            raise ValueError("promote_when better needs at least one metric with primary: true that decides")
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class Suite:
+    model: SuiteModel
+    dataset: Dataset
+    digest: str
+
+    @property
+    def limits(self) -> Limits:
+        return Limits(**self.model.limits.model_dump())
+
+    def setting(self, name: str) -> Setting:
+        """Raises SuiteError with the names there are."""
+        if name not in self.model.targets:
+            raise SuiteError(f"target {name!r} is not in the suite; it has {', '.join(sorted(self.model.targets))}")
+        target = self.model.targets[name]
+        return Setting(name, target.model, target.system, tuple(sorted(target.parameters.items())), target.version)
+
+
+def find_suite(name: str) -> Path:
+    """The folder of a shipped suite by its name, or `name` itself where that is a path to a folder or a suite.yaml."""
+    path = Path(name)
+    if path.is_file():
+        return path.parent
+    if (path / "suite.yaml").is_file():
+        return path
+    shipped = Path(__file__).parent / "suites"
+    if (shipped / name / "suite.yaml").is_file():
+        return shipped / name
+    known = sorted(folder.parent.name for folder in shipped.glob("*/suite.yaml"))
+    raise SuiteError(f"no suite at {name!r}: give a folder with a suite.yaml, or one of {', '.join(known)}")
+
+
+def load_suite(folder: Path) -> Suite:
+    """Raises SuiteError or DatasetError naming the file, the key and what would be right."""
+    path = folder / "suite.yaml"
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise SuiteError(f"{path}: cannot be read ({type(error).__name__})") from error
+    except yaml.YAMLError as error:
+        raise SuiteError(f"{path}: not YAML: {error}") from error
+    try:
+        model = SuiteModel.model_validate(document)
+    except ValidationError as error:
+        raise SuiteError(f"{path}: {describe(error)}") from error
+    dataset = load_dataset(folder / model.dataset)
+    for sample in dataset.samples:
+        unknown = unknown_keywords(sample.expect.json_schema) if sample.expect.json_schema is not None else ()
+        if unknown:
+            raise DatasetError(f"{folder / model.dataset}: case {sample.id!r}: json_schema: not checked: {unknown[0]}")
+    for metric in model.metrics:
+        if metric.check and not any(CHECKS[metric.check].applies(sample) for sample in dataset.samples):
+            raise SuiteError(
+                f"{path}: metric {metric.name!r}: no case of the dataset has what check {metric.check} needs"
+            )
+    return Suite(model, dataset, digest(model.model_dump(mode="json")))
+
+
+def json_schema() -> dict[str, Any]:
+    """The published schema of suite.yaml (draft 2020-12)."""
+    schema = SuiteModel.model_json_schema()
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}

@@ -1,0 +1,248 @@
+"""Any OpenAI-compatible URL asked for answers: bounded, retried under one deadline, and never paid for twice.
+
+A fault of one request becomes a Reply with an error and is never retried for ever. Knows nothing of scores. Errors
+carry statuses and codes, never text of a request or a reply.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator
+from dataclasses import asdict, dataclass, field
+from decimal import Decimal
+from typing import Any, Protocol
+
+import aiohttp
+
+from evals.digests import digest
+from evals.errors import TargetError
+from evals.journal import Journal
+from evals.types import Answer, Sample, Setting
+
+_BLOCK_CODES = frozenset({"content_policy_violation", "content_filter"})
+_RETRY = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
+_MAX_REPLY_BYTES = 4 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    text: str = field(default="", repr=False)
+    blocked: bool = False
+    finish_reason: str | None = None
+    error: str | None = None
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    latency_ms: float = 0.0
+    from_cache: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """US dollars per million tokens; both 0 for a model of one's own."""
+
+    prompt_usd: Decimal = Decimal(0)
+    completion_usd: Decimal = Decimal(0)
+
+    def of(self, prompt_tokens: int, completion_tokens: int) -> Decimal:
+        return (self.prompt_usd * prompt_tokens + self.completion_usd * completion_tokens) / 1_000_000
+
+
+class Budget:
+    """A hard limit on requests and dollars: reserved before a request at its worst case, settled at what it cost."""
+
+    def __init__(self, *, max_requests: int | None = None, max_cost_usd: Decimal | None = None) -> None:
+        self._max_requests = max_requests
+        self._max_cost = max_cost_usd
+        self._reserved = Decimal(0)
+        self.requests = 0
+        self.cost_usd = Decimal(0)
+
+    def reserve(self, worst_usd: Decimal) -> bool:
+        """False, and nothing reserved, if the request could break a limit."""
+        if self._max_requests is not None and self.requests >= self._max_requests:
+            return False
+        if self._max_cost is not None and self.cost_usd + self._reserved + worst_usd > self._max_cost:
+            return False
+        self.requests += 1
+        self._reserved += worst_usd
+        return True
+
+    def settle(self, worst_usd: Decimal, cost_usd: Decimal) -> None:
+        self._reserved -= worst_usd
+        self.cost_usd += cost_usd
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How often and how long a request is tried. `deadline_s` spans all attempts of one request."""
+
+    attempts: int = 4
+    deadline_s: float = 120.0
+    backoff_s: float = 0.5
+    max_backoff_s: float = 20.0
+
+
+class Surroundings(Protocol):
+    """Time and chance, handed in: seconds of a clock that never goes back, a pause, a number in [0, 1)."""
+
+    def now_s(self) -> float: ...
+    async def pause(self, seconds: float) -> None: ...
+    def chance(self) -> float: ...
+
+
+class ChatClient:
+    """POST {url}/chat/completions. At most `concurrency` requests are under way at once."""
+
+    def __init__(
+        self,
+        url: str,
+        session: aiohttp.ClientSession,
+        journal: Journal,
+        surroundings: Surroundings,
+        *,
+        key: str | None = None,
+        concurrency: int = 4,
+        patience: Patience | None = None,
+        budget: Budget | None = None,
+    ) -> None:
+        self._url = url.rstrip("/")
+        self._session = session
+        self._journal = journal
+        self._around = surroundings
+        self._headers = {"authorization": f"Bearer {key}"} if key else {}
+        self._slots = asyncio.Semaphore(concurrency)
+        self._patience = patience or Patience()
+        self.budget = budget or Budget()
+        self.from_journal = 0
+
+    async def check_reachable(self) -> None:
+        """Raises TargetError with what to do if nothing answers at the URL, or if the key is not accepted."""
+        try:
+            timeout = aiohttp.ClientTimeout(total=10)
+            async with self._session.get(f"{self._url}/models", headers=self._headers, timeout=timeout) as response:
+                status = response.status
+        except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+            raise TargetError(
+                f"nothing answers at {self._url} ({type(error).__name__}); start the gateway with `callgate up`, "
+                "or pass the address of any OpenAI-compatible server, /v1 included, as --url"
+            ) from error
+        if status in (401, 403):
+            raise TargetError(f"{self._url} refused the key (HTTP {status}); set CALLGATE_API_KEY to a valid one")
+
+    async def ask(self, body: dict[str, Any], *, version: str, repeat: int, price: Price | None = None) -> Reply:
+        """The reply to `body`, from the journal if this very question was answered before. Never raises for a fault."""
+        key = digest({"url": self._url, "version": version, "repeat": repeat, "body": body})
+        known = self._journal.get(key)
+        if known is not None:
+            self.from_journal += 1
+            return Reply(**{**known, "from_cache": True})
+        price = price or Price()
+        # A token is at least one byte, so bytes bound the prompt; without max_tokens the model's usual limit is assumed.
+        worst = price.of(len(json.dumps(body).encode()), int(body.get("max_tokens") or 4096))
+        async with self._slots:
+            reply = await self._persist(body, price, worst)
+        if reply.error is None:
+            self._journal.put(key, asdict(reply))
+        return reply
+
+    async def _persist(self, body: dict[str, Any], price: Price, worst: Decimal) -> Reply:
+        """Attempts under one deadline, with full jitter between them and Retry-After obeyed."""
+        end_s = self._around.now_s() + self._patience.deadline_s
+        reply = Reply(error="no attempt was made")
+        for attempt in range(self._patience.attempts):
+            if not self.budget.reserve(worst):
+                return Reply(error="budget: the limit of the suite is reached")
+            retry_after: float | None = None
+            cost = worst  # an attempt that broke off half way may have been billed in full
+            try:
+                reply, retry_after = await self._attempt(body, end_s)
+                cost = price.of(reply.prompt_tokens, reply.completion_tokens)
+            finally:
+                self.budget.settle(worst, cost)
+            if retry_after is None:
+                return reply
+            ceiling = min(self._patience.max_backoff_s, self._patience.backoff_s * 2**attempt)
+            wait_s = max(retry_after, ceiling * self._around.chance())
+            if attempt + 1 == self._patience.attempts or self._around.now_s() + wait_s >= end_s:
+                return reply
+            await self._around.pause(wait_s)
+        return reply
+
+    async def _attempt(self, body: dict[str, Any], end_s: float) -> tuple[Reply, float | None]:
+        """One attempt, and after how many seconds at least another makes sense (None: never)."""
+        started_s = self._around.now_s()
+        left_s = end_s - started_s
+        if left_s <= 0:
+            return Reply(error="deadline: no time left"), None
+        timeout = aiohttp.ClientTimeout(total=left_s)
+        target = f"{self._url}/chat/completions"
+        try:
+            async with self._session.post(target, json=body, headers=self._headers, timeout=timeout) as response:
+                raw = await response.content.read(_MAX_REPLY_BYTES + 1)
+                while not response.content.at_eof() and len(raw) <= _MAX_REPLY_BYTES:
+                    raw += await response.content.read(_MAX_REPLY_BYTES)
+                status, retry_after = response.status, response.headers.get("retry-after", "")
+        except TimeoutError:
+            return Reply(error=f"timeout: no reply within {self._patience.deadline_s:g} s"), None
+        except aiohttp.ClientError as error:
+            return Reply(error=f"connection: {type(error).__name__}"), 0.0
+        reply = _read(status, raw, (self._around.now_s() - started_s) * 1000)
+        if reply.error is None or status not in _RETRY:
+            return reply, None
+        return reply, float(retry_after) if retry_after.isdigit() else 0.0
+
+
+def _read(status: int, raw: bytes, latency_ms: float) -> Reply:
+    if len(raw) > _MAX_REPLY_BYTES:
+        return Reply(error=f"reply of more than {_MAX_REPLY_BYTES >> 20} MiB")
+    try:
+        document = json.loads(raw)
+    except (ValueError, RecursionError):
+        return Reply(error=f"http {status}: the reply is not JSON")
+    if status >= 400:
+        error = document.get("error") if isinstance(document, dict) else None
+        code = error.get("code") if isinstance(error, dict) else None
+        if code in _BLOCK_CODES:
+            return Reply(blocked=True, finish_reason="content_filter", latency_ms=latency_ms)
+        return Reply(error=f"http {status}: {code if isinstance(code, str) and len(code) <= 60 else 'no code'}")
+    try:
+        choice = document["choices"][0]
+        text, reason, usage = (
+            choice["message"].get("content") or "",
+            choice["finish_reason"],
+            document.get("usage") or {},
+        )
+        tokens = int(usage.get("prompt_tokens", 0)), int(usage.get("completion_tokens", 0))
+    except (KeyError, IndexError, TypeError, AttributeError, ValueError):
+        return Reply(error=f"http {status}: the reply is not an OpenAI chat completion")
+    if not isinstance(text, str):
+        return Reply(error=f"http {status}: the content of the reply is not a text")
+    return Reply(text, reason == "content_filter", reason, None, *tokens, latency_ms)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One Setting behind a client."""
+
+    setting: Setting
+    client: ChatClient
+    price: Price = field(default_factory=Price)
+
+    async def answer(self, sample: Sample, repeat: int) -> Answer:
+        reply = await self.client.ask(self.body(sample), version=self.setting.version, repeat=repeat, price=self.price)
+        return Answer(sample.id, self.setting.name, repeat, **asdict(reply))
+
+    def body(self, sample: Sample) -> dict[str, Any]:
+        system = [{"role": "system", "content": self.setting.system}] if self.setting.system else []
+        messages = system + [{"role": message.role, "content": message.content} for message in sample.messages]
+        return {**dict(self.setting.parameters), "model": self.setting.model, "messages": messages}
+
+
+@contextlib.asynccontextmanager
+async def open_session(concurrency: int) -> AsyncIterator[aiohttp.ClientSession]:
+    """A pooled session that ignores proxies and cookies of the machine, closed on exit."""
+    connector = aiohttp.TCPConnector(limit=concurrency)
+    async with aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar()) as session:
+        yield session

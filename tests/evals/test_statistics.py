@@ -1,0 +1,250 @@
+"""The statistics keep their promises: coverage in simulation at fixed seeds, and the laws that hold exactly."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from evals.statistics.agreement import clopper_pearson, cohens_kappa, labels_needed, measure_agreement
+from evals.statistics.corrections import ppi_difference, ppi_mean, rogan_gladen
+from evals.statistics.differences import bootstrap_interval, holm, interval, p_above, p_below, paired_difference
+from evals.statistics.planning import Design, conversations_needed, detectable_difference, power_at
+from evals.statistics.sequential import asymptotic_sequence, betting_sequence
+
+differences = st.lists(st.tuples(st.sampled_from([-1.0, -0.5, 0.0, 0.5, 1.0]), st.integers(0, 5)), min_size=1, max_size=40)
+
+
+def clustered(random: np.random.Generator, conversations: int, cases: int, mean: float) -> tuple[np.ndarray, list[str]]:
+    """Differences in {-1, 0, 1} with a shared effect within a conversation and the given mean."""
+    shared = random.standard_normal((conversations, 1)) * np.sqrt(0.5)
+    latent = shared + np.sqrt(0.5) * random.standard_normal((conversations, cases))
+    up, down = stats.norm.ppf(0.2 + mean / 2), stats.norm.ppf(0.2 - mean / 2)
+    values = (latent < up).astype(float) - (latent > -down).astype(float)
+    return values.ravel(), [str(n) for n in np.repeat(np.arange(conversations), cases)]
+
+
+@given(differences)
+def test_swapping_the_sides_flips_the_difference_and_nothing_else(rows: list[tuple[float, int]]) -> None:
+    values, groups = [value for value, _ in rows], [str(group) for _, group in rows]
+    forward, back = paired_difference(values, groups), paired_difference([-v for v in values], groups)
+    assert back.estimate == pytest.approx(-forward.estimate)
+    assert back.standard_error == pytest.approx(forward.standard_error)
+    low, high = interval(forward, 0.05)
+    assert interval(back, 0.05) == pytest.approx((-high, -low))
+    assert p_above(forward, 0.1) == pytest.approx(p_below(back, -0.1))
+
+
+@given(differences, st.randoms(use_true_random=False))
+def test_the_order_of_the_cases_does_not_matter(rows: list[tuple[float, int]], random: object) -> None:
+    shuffled = list(rows)
+    random.shuffle(shuffled)  # type: ignore[attr-defined]
+    one, other = (paired_difference([v for v, _ in r], [str(g) for _, g in r]) for r in (rows, shuffled))
+    assert one.estimate == pytest.approx(other.estimate, abs=1e-12)
+    assert one.standard_error == pytest.approx(other.standard_error)
+
+
+@pytest.mark.parametrize(("conversations", "cases", "mean"), [(30, 4, 0.0), (100, 3, -0.05), (60, 1, 0.2)])
+def test_the_interval_covers_at_least_as_often_as_it_says_with_correlated_cases(
+    conversations: int, cases: int, mean: float
+) -> None:
+    random = np.random.default_rng(7)
+    hits = 0
+    for _ in range(800):
+        low, high = interval(paired_difference(*clustered(random, conversations, cases, mean)), 0.05)
+        hits += low <= mean <= high
+    assert hits / 800 >= 0.9 - 2.6 * np.sqrt(0.09 / 800)
+
+
+def test_a_dozen_equal_answers_are_no_proof() -> None:
+    difference = paired_difference([0.0] * 12, [str(n) for n in range(12)])
+    low, high = interval(difference, 0.05)
+    assert low <= -(1 - 0.05 ** (1 / 12))  # the exact binomial bound of no loss in twelve
+    assert high == -low
+
+
+def test_a_rare_loss_is_not_promoted_past_more_often_than_alpha() -> None:
+    """Losses only, at exactly the margin: the worst case for an interval that believes in its own variance."""
+    random = np.random.default_rng(3)
+    names = [str(n) for n in range(100)]
+    wrong = sum(
+        interval(paired_difference(-(random.random(100) < 0.04).astype(float), names), 0.05)[0] > -0.04
+        for _ in range(2000)
+    )
+    assert clopper_pearson(wrong, 2000, 0.01).low <= 0.05
+
+
+def test_the_bootstrap_covers_about_as_often_as_it_says() -> None:
+    random = np.random.default_rng(11)
+    hits = 0
+    for _ in range(300):
+        values, names = clustered(random, 60, 3, 0.1)
+        low, high = bootstrap_interval(values, names, 0.05, random, resamples=400)
+        hits += low <= 0.1 <= high
+    assert 0.83 <= hits / 300 <= 0.96
+
+
+def test_nan_is_refused_and_not_averaged() -> None:
+    with pytest.raises(ValueError, match="NaN"):
+        paired_difference([0.0, float("nan")], ["a", "b"])
+    with pytest.raises(ValueError, match="NaN"):
+        ppi_difference([float("nan")], [1.0], ["a"])
+
+
+def test_one_conversation_gives_no_interval() -> None:
+    assert interval(paired_difference([0.1, 0.2], ["a", "a"]), 0.05) == (-1.0, 1.0)
+    assert p_above(paired_difference([], []), -0.5) == 1.0
+
+
+@given(st.lists(st.floats(0, 1), max_size=8), st.integers(0, 7), st.floats(0, 1))
+def test_holm_is_monotone_and_never_below_the_raw_value(p: list[float], index: int, lower: float) -> None:
+    adjusted = holm(p)
+    assert all(a >= raw and a <= 1 for a, raw in zip(adjusted, p, strict=True))
+    if p:
+        place = index % len(p)
+        smaller = [*p[:place], min(p[place], lower), *p[place + 1 :]]
+        assert all(b <= a + 1e-12 for a, b in zip(adjusted, holm(smaller), strict=True))
+
+
+def test_holm_agrees_with_the_textbook() -> None:
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx((0.03, 0.06, 0.06, 0.02))
+
+
+def test_labels_correct_a_judge_who_favours_one_side() -> None:
+    """Truth -.1, the judge sees about +.1: judged alone it never covers, corrected it does."""
+    random = np.random.default_rng(5)
+    covered = naive = 0
+    for _ in range(400):
+        truth, names = clustered(random, 120, 2, -0.1)
+        judged = np.clip(truth + (random.random(truth.size) < 0.2), -1, 1)
+        human = np.where(np.repeat(random.random(120) < 0.5, 2), truth, np.nan)
+        low, high = interval(ppi_difference(judged, human, names), 0.05)
+        covered += low <= -0.1 <= high
+        low, high = interval(paired_difference(judged, names), 0.05)
+        naive += low <= -0.1 <= high
+    assert covered / 400 >= 0.9 - 2.6 * np.sqrt(0.09 / 400)
+    assert naive / 400 < 0.5
+
+
+def test_with_every_pair_labelled_the_judge_no_longer_matters() -> None:
+    truth, names = clustered(np.random.default_rng(1), 40, 2, 0.1)
+    corrected = ppi_difference(np.ones(truth.size), truth, names)
+    plain = paired_difference(truth, names)
+    assert corrected.estimate == pytest.approx(plain.estimate)
+    assert corrected.standard_error == pytest.approx(plain.standard_error)
+
+
+def test_a_good_judge_makes_the_interval_of_few_labels_narrower() -> None:
+    truth, names = clustered(np.random.default_rng(2), 400, 1, 0.0)
+    human = np.where(np.arange(400) % 4 == 0, truth, np.nan)
+    with_judge = ppi_difference(truth, human, names)
+    labels_alone = paired_difference(truth[::4], names[::4])
+    assert with_judge.standard_error < 0.8 * labels_alone.standard_error
+
+
+def test_corrected_means_cover() -> None:
+    random = np.random.default_rng(9)
+    ppi = gladen = 0
+    for _ in range(400):
+        truth = random.random(300) < 0.7
+        judged = np.where(truth, random.random(300) < 0.85, random.random(300) < 0.25)
+        seen = np.arange(300) < 100
+        mean = ppi_mean(judged.astype(float), np.where(seen, truth, np.nan), [str(n) for n in range(300)], 0.05)
+        ppi += mean.low <= 0.7 <= mean.high
+        share = rogan_gladen(
+            int(judged[100:].sum()),
+            200,
+            true_passes_found=int((judged & truth)[:100].sum()),
+            true_passes=int(truth[:100].sum()),
+            true_failures_found=int((~judged & ~truth)[:100].sum()),
+            true_failures=int((~truth)[:100].sum()),
+            alpha=0.05,
+        )
+        gladen += share.low <= 0.7 <= share.high
+    assert ppi / 400 >= 0.86
+    assert gladen / 400 >= 0.86
+
+
+def test_a_judge_at_chance_cannot_be_corrected() -> None:
+    with pytest.raises(ValueError, match="no better than chance"):
+        rogan_gladen(
+            50, 100, true_passes_found=10, true_passes=20, true_failures_found=10, true_failures=20, alpha=0.05
+        )
+
+
+def test_kappa_agrees_with_a_worked_example() -> None:
+    assert cohens_kappa(np.array([20.0, 5.0, 10.0, 15.0])) == pytest.approx(0.4)
+
+
+def test_perfect_agreement_on_few_labels_is_not_certain() -> None:
+    human = [True, False] * 15
+    agreement = measure_agreement(human, human, [str(n) for n in range(30)], 0.05)
+    assert agreement.kappa.estimate == 1.0
+    assert 0.8 < agreement.kappa.low < 0.95
+    assert agreement.sensitivity.low == pytest.approx(0.05 ** (1 / 15))
+
+
+def test_agreement_on_one_kind_of_label_means_nothing() -> None:
+    with pytest.raises(ValueError, match="both pass and fail"):
+        measure_agreement([True], [True], ["a"], 0.05)
+
+
+def test_labels_needed_is_none_for_a_judge_below_the_limit_and_finite_above() -> None:
+    human = [n % 2 == 0 for n in range(60)]
+    judge = [h if n % 10 else not h for n, h in enumerate(human)]
+    agreement = measure_agreement(judge, human, [str(n) for n in range(60)], 0.05)
+    assert labels_needed(agreement, 0.95) is None
+    more = labels_needed(agreement, 0.7)
+    assert more is not None
+    assert more > 60
+
+
+@pytest.mark.parametrize("truth", [0.0, -0.1])
+def test_peeking_after_every_conversation_keeps_the_error_of_the_betting_sequence(truth: float) -> None:
+    random = np.random.default_rng(13)
+    wrong = 0
+    for _ in range(400):
+        values = random.choice([-1.0, 0.0, 1.0], size=200, p=[0.15 - truth / 2, 0.7, 0.15 + truth / 2])
+        wrong += bool((betting_sequence(values, 0.05, grid=201).low > truth).any())
+    assert clopper_pearson(wrong, 400, 0.01).low <= 0.05
+
+
+def test_sequences_only_ever_tighten_and_find_a_clear_difference() -> None:
+    values = np.random.default_rng(17).choice([0.0, 1.0], size=200, p=[0.6, 0.4])
+    for sequence in (betting_sequence(values, 0.05), asymptotic_sequence(values, 0.05)):
+        assert (np.diff(sequence.low) >= 0).all()
+        assert (np.diff(sequence.high) <= 0).all()
+        stop = sequence.stop(above=0.0, below=0.0)
+        assert stop is not None
+        assert stop[1] == "above"
+        assert stop[0] < 100
+
+
+def test_the_planned_number_of_conversations_has_the_planned_power() -> None:
+    design = Design(discordance=0.2, power=0.8)
+    needed = conversations_needed(design, margin=0.1)
+    assert needed is not None
+    random = np.random.default_rng(19)
+    names = [str(n) for n in range(needed)]
+    promoted = sum(
+        interval(paired_difference(random.choice([-1.0, 0, 1], needed, p=[0.1, 0.8, 0.1]), names), 0.05)[0] > -0.1
+        for _ in range(500)
+    )
+    assert promoted / 500 == pytest.approx(0.8, abs=0.06)
+    found = detectable_difference(design, needed)
+    assert found == pytest.approx(0.1, abs=0.002)
+
+
+@given(st.integers(10, 2000), st.floats(0.01, 0.5), st.floats(0.0, 0.4))
+def test_more_conversations_never_cost_power(conversations: int, distance: float, icc: float) -> None:
+    design = Design(discordance=0.3, icc=icc, cases_per_conversation=3)
+    fewer, more = (power_at(design, n, distance=distance) for n in (conversations, conversations + 10))
+    assert more >= fewer - 1e-12
+
+
+def test_a_truth_beyond_the_margin_needs_no_plan() -> None:
+    assert conversations_needed(Design(discordance=0.2), margin=0.05, difference=-0.05) is None
+    with pytest.raises(ValueError, match="discordance"):
+        Design(discordance=0.0)
