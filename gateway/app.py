@@ -99,7 +99,7 @@ async def _lifespan(
             metrics,
             embedder=embedder,
             embedding_model=settings.embedding.model,
-            fraud=await _fraud(settings, store, stack),
+            fraud=await _fraud(settings, stack),
             max_body_bytes=settings.server.max_body_bytes,
         )
         app.state.metrics = metrics
@@ -239,12 +239,12 @@ def _backends(routes: dict[str, Route], stack: AsyncExitStack) -> tuple[Backend,
     return http, hosted
 
 
-async def _fraud(settings: Settings, store: RedisStore, stack: AsyncExitStack) -> FraudSteps | None:
+async def _fraud(settings: Settings, stack: AsyncExitStack) -> FraudSteps | None:
     if not settings.fraud.enabled:
         return None
     from gateway.steps import build_fraud
 
-    fraud = await build_fraud(settings.fraud.settings, store.client, settings.state_dir / "fraud")
+    fraud = await build_fraud(settings.fraud.settings, settings.redis.url, settings.state_dir / "fraud")
     stack.push_async_callback(fraud.aclose)
     return fraud
 

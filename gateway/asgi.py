@@ -45,7 +45,7 @@ _HOST = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?\Z")
 class Scorer(Protocol):
     """Fraud scoring as the gateway serves it (gateway/steps.py)."""
 
-    async def handle(self, path: str, method: str, raw: bytes) -> Json: ...
+    async def handle(self, path: str, raw: bytes) -> Json: ...
 
 
 class HotRoutes:
@@ -239,7 +239,7 @@ class HotRoutes:
         call = Call(exchange.header(b"authorization"), exchange.raw, exchange.record)
         exchange.call = call
         await self._pipeline.admit(call)
-        body = await self._fraud.handle(exchange.scope["path"], exchange.scope["method"], exchange.raw)
+        body = await self._fraud.handle(exchange.scope["path"], exchange.raw)
         await exchange.respond(200, encode_body(body), [*headers_of(exchange.record), *call.headers])
 
     async def _fail(self, exchange: _Exchange, error: CallgateError) -> None:

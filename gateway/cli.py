@@ -53,8 +53,8 @@ def up(
     tour: Annotated[bool, typer.Option(help="Send a short tour of real requests once everything is up.")] = True,
     once: Annotated[bool, typer.Option(help="Stop after the tour; the exit code says whether it went right.")] = False,
     port: Annotated[int, typer.Option(help="Port of the gateway.")] = 8080,
-    model_port: Annotated[int, typer.Option(help="Port of the embedded model.")] = 18081,
-    redis_port: Annotated[int, typer.Option(help="Port of the embedded Redis.")] = 16379,
+    model_port: Annotated[int, typer.Option(help="Port of the embedded model; 0: any free one.")] = 0,
+    redis_port: Annotated[int, typer.Option(help="Port of the embedded Redis; 0: any free one.")] = 0,
     redis_url: Annotated[
         str, typer.Option(help="Use this Redis instead of the embedded one.", envvar="CALLGATE_REDIS_URL")
     ] = "",

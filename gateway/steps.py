@@ -10,16 +10,16 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Mapping
-from contextlib import aclosing
+from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from gateway.errors import BadRequest, ContentBlocked, RailUnavailable
+from gateway.errors import BadRequest, ContentBlocked, NotFound, Overloaded, RailUnavailable
 from gateway.settings import SettingsError
-from gateway.types import ChatRequest, Chunk, RailResult, Record, Route, Span
+from gateway.types import ChatRequest, Chunk, Json, RailResult, Record, Route, Span
 from gateway.wire.texts import (
     ChannelKey,
     append_text,
@@ -38,6 +38,11 @@ from guardrails.types import RedactionUnavailable, Segment
 from guardrails.verdict import Ruling, Verdict
 from rag.answer import ground
 from rag.retrieve import Knowledge
+from serving.fraud.journal import JournalUnavailable
+from serving.fraud.score import FraudScorer, build_scorer
+from serving.fraud.settings import FraudSettings
+from serving.fraud.store import StoreUnavailable, open_redis
+from serving.fraud.types import InvalidTransaction, UnknownTransaction, parse_label, parse_transaction
 
 
 @dataclass(frozen=True, slots=True)
@@ -339,3 +344,64 @@ def _redaction_span(begun_ns: int, counts: Mapping[str, int], not_checked: tuple
     attributes |= {f"callgate.redacted.{kind}": count for kind, count in counts.items()}
     attributes |= {"callgate.not_checked": ", ".join(not_checked)} if not_checked else {}
     return Span("rail.redaction", "GUARDRAIL", begun_ns, time.time_ns(), attributes)
+
+
+# --- fraud --------------------------------------------------------------------------------------------------------------
+
+
+class FraudSteps:
+    """Fraud scores, confirmed labels and past decisions, as bodies of /v1/fraud/*. ``aclose`` ends what was opened for it."""
+
+    def __init__(self, scorer: FraudScorer, stack: AsyncExitStack) -> None:
+        self._scorer = scorer
+        self._stack = stack
+
+    async def handle(self, path: str, raw: bytes) -> Json:
+        """Raises: BadRequest naming the field, NotFound, Overloaded when a decision cannot be put on record."""
+        try:
+            if path == "/v1/fraud/score":
+                return await self._score(raw)
+            if path == "/v1/fraud/labels":
+                return await self._label(raw)
+            decision = await self._scorer.find(path.removeprefix("/v1/fraud/decisions/"))
+        except InvalidTransaction as error:
+            raise BadRequest(f"{error}.", param=error.path or None, code="invalid_transaction") from None
+        except UnknownTransaction as error:
+            raise NotFound(f"{error}.", param="transaction_id", code="unknown_transaction") from None
+        except (StoreUnavailable, JournalUnavailable):
+            raise Overloaded("The fraud service cannot answer now; try again soon.", retry_after_s=1.0) from None
+        if decision is None:
+            raise NotFound("No decision of that id is kept here.", param="transaction_id", code="unknown_transaction")
+        return dict(decision.to_dict())
+
+    async def aclose(self) -> None:
+        await self._scorer.aclose()
+        await self._stack.aclose()
+
+    async def _score(self, raw: bytes) -> Json:
+        wanted = parse_transaction(raw)
+        if isinstance(wanted, list):
+            return {"object": "list", "data": [one.to_dict() for one in await self._scorer.score_batch(wanted)]}
+        return dict((await self._scorer.score(wanted)).to_dict())
+
+    async def _label(self, raw: bytes) -> Json:
+        labels = parse_label(raw)
+        for label in labels:
+            await self._scorer.label(label)
+        return {"object": "fraud.labels", "accepted": len(labels)}
+
+
+async def build_fraud(section: Mapping[str, Any], redis_url: str, folder: Path) -> FraudSteps:
+    """Fraud scoring inside this process. Raises: SettingsError naming the key, or the model that cannot be served."""
+    try:
+        settings = FraudSettings.model_validate({"log_directory": folder, **section})
+        stack = AsyncExitStack()
+        store = await stack.enter_async_context(open_redis(redis_url, settings))
+        return FraudSteps(await build_scorer(settings, store, time.time), stack)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        raise SettingsError(
+            Path("callgate.yaml"), None, ".".join(("fraud.settings", *map(str, first["loc"]))), first["msg"]
+        ) from None
+    except ValueError as error:
+        raise SettingsError(Path("callgate.yaml"), None, "fraud.settings", str(error)) from None

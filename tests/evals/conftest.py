@@ -22,7 +22,9 @@ Script = Callable[[dict[str, Any], int], web.Response]
 def completion(text: str | None, finish_reason: str = "stop") -> web.Response:
     return web.json_response(
         {
-            "choices": [{"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": finish_reason}],
+            "choices": [
+                {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": finish_reason}
+            ],
             "usage": {"prompt_tokens": 10, "completion_tokens": 5},
         }
     )

@@ -14,7 +14,9 @@ from evals.statistics.differences import bootstrap_interval, holm, interval, p_a
 from evals.statistics.planning import Design, conversations_needed, detectable_difference, power_at
 from evals.statistics.sequential import asymptotic_sequence, betting_sequence
 
-differences = st.lists(st.tuples(st.sampled_from([-1.0, -0.5, 0.0, 0.5, 1.0]), st.integers(0, 5)), min_size=1, max_size=40)
+differences = st.lists(
+    st.tuples(st.sampled_from([-1.0, -0.5, 0.0, 0.5, 1.0]), st.integers(0, 5)), min_size=1, max_size=40
+)
 
 
 def clustered(random: np.random.Generator, conversations: int, cases: int, mean: float) -> tuple[np.ndarray, list[str]]:

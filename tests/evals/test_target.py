@@ -32,7 +32,9 @@ async def test_what_was_answered_once_is_never_asked_again(double: Any, make_cli
 
 
 @pytest.mark.parametrize("change", [{"version": "2"}, {"repeat": 1}, {"body": {**BODY, "temperature": 1}}])
-async def test_another_version_repeat_or_setting_is_another_question(double: Any, make_client: Any, change: Any) -> None:
+async def test_another_version_repeat_or_setting_is_another_question(
+    double: Any, make_client: Any, change: Any
+) -> None:
     client = make_client()
     asked: dict[str, Any] = {"body": BODY, "version": "1", "repeat": 0}
     await client.ask(**asked)
@@ -43,7 +45,11 @@ async def test_another_version_repeat_or_setting_is_another_question(double: Any
 async def test_faults_that_pass_are_retried_with_jitter_and_retry_after(
     double: Any, make_client: Any, hands: Any
 ) -> None:
-    script = [web.Response(status=503, text="x"), web.Response(status=429, text="x", headers={"retry-after": "7"}), reply()]
+    script = [
+        web.Response(status=503, text="x"),
+        web.Response(status=429, text="x", headers={"retry-after": "7"}),
+        reply(),
+    ]
     double.script = lambda body, number: script[number - 1]
     answer = await make_client(patience=Patience(backoff_s=2.0)).ask(BODY, version="1", repeat=0)
     assert answer.text == "hello"
@@ -144,5 +150,5 @@ def test_a_journal_survives_a_crash_in_the_middle_of_a_line(tmp_path: Path) -> N
 def test_a_journal_that_is_none_is_named(tmp_path: Path) -> None:
     path = tmp_path / "j.jsonl"
     path.write_text("hello\n" + json.dumps({"key": "a", "reply": {}}) + "\n")
-    with pytest.raises(RecordError, match="j.jsonl:1"):
+    with pytest.raises(RecordError, match=r"j\.jsonl:1"):
         Journal.open(path)
