@@ -1,0 +1,373 @@
+"""Whole runs against a double: verdicts, crashes, shards, reports that cannot be changed unseen, exit codes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import msgspec
+import pytest
+from aiohttp import web
+from typer.testing import CliRunner
+
+from evals.calibrate import calibrate, load_labels
+from evals.cli import app
+from evals.compare import slices
+from evals.errors import LabelsError, RecordError, SuiteError
+from evals.evidence import Evidence, load_evidence, merge, save_evidence
+from evals.launch import Options, launch
+from evals.render import to_junit, to_markdown
+from evals.report import Report, build_report, load_report, save_report, sign, verify
+from evals.suite import find_suite, json_schema, load_suite
+from evals.types import Score, Standing, Verdict
+
+KEY = b"0123456789abcdef"
+REPOSITORY = Path(__file__).parents[2]
+
+
+class Served:
+    """A double in a thread of its own, for commands that bring their own event loop."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+        self.answer: Callable[[dict[str, Any]], web.Response] = lambda body: completion(good(body))
+        self._loop = asyncio.new_event_loop()
+        self._ready = threading.Event()
+        self._thread = threading.Thread(target=self._serve)
+        self.url = ""
+
+    def _serve(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        app = web.Application()
+        app.router.add_post("/v1/chat/completions", self._chat)
+        app.router.add_get("/v1/models", self._models)
+        runner = web.AppRunner(app, shutdown_timeout=0.1)
+        self._loop.run_until_complete(runner.setup())
+        self._loop.run_until_complete(web.TCPSite(runner, "127.0.0.1", 0).start())
+        self.url = f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
+        self._ready.set()
+        self._loop.run_forever()
+        self._loop.run_until_complete(runner.cleanup())
+        self._loop.close()
+
+    async def _chat(self, request: web.Request) -> web.Response:
+        self.asked += 1
+        return self.answer(await request.json())
+
+    async def _models(self, _request: web.Request) -> web.Response:
+        return web.json_response({"data": []})
+
+    def __enter__(self) -> Served:
+        self._thread.start()
+        assert self._ready.wait(10)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(10)
+
+
+def completion(text: str) -> web.Response:
+    choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
+    return web.json_response({"choices": [choice], "usage": {"prompt_tokens": 3, "completion_tokens": 2}})
+
+
+def good(body: dict[str, Any]) -> str:
+    """A judge says yes; 'bad' rambles; 'good' and 'same' are brief."""
+    if "response_format" in body:
+        return json.dumps({"reason": "r", "verdict": "yes" if "fine" in body["messages"][1]["content"] else "no"})
+    return "word " * 20 if "ramble" in body["messages"][0]["content"] else "fine"
+
+
+SUITE = """
+name: tiny
+version: "1"
+dataset: cases.jsonl
+targets:
+  good: {model: m, system: be brief}
+  same: {model: m, system: be brief, version: other}
+  bad: {model: m, system: ramble}
+metrics:
+  - {name: brief, check: length, margin: 0.2, primary: true}
+  - {name: helpful, judge: j, decides: false}
+judges:
+  j: {model: m, version: "1", question: "Is the reply helpful?"}
+limits: {min_labels: 20, min_kappa: 0.3}
+"""
+
+
+@pytest.fixture
+def served() -> Iterator[Served]:
+    with Served() as double:
+        yield double
+
+
+@pytest.fixture
+def suite(tmp_path: Path) -> Path:
+    folder = tmp_path / "tiny"
+    folder.mkdir()
+    (folder / "suite.yaml").write_text(SUITE)
+    cases = [
+        {"id": f"c{n:02}", "conversation": f"t{n // 2}", "slice": "even" if n % 2 else "odd",
+         "messages": [{"role": "user", "content": f"question {n}"}], "expect": {"max_words": 5}}
+        for n in range(40)
+    ]  # fmt: skip
+    (folder / "cases.jsonl").write_text("".join(json.dumps(case) + "\n" for case in cases))
+    return folder
+
+
+def options(suite: Path, served: Served, **changes: Any) -> Options:
+    given = Options(str(suite), "bad", "good", served.url, served.url, suite / "out", None, 4, None, None, None, None)
+    return replace(given, **changes)
+
+
+def test_a_worse_candidate_is_rejected_a_better_one_promoted_and_an_equal_one_neither(
+    suite: Path, served: Served
+) -> None:
+    assert launch(options(suite, served)).gate.verdict is Verdict.REJECT
+    assert launch(options(suite, served, candidate="good", baseline="bad")).gate.verdict is Verdict.PROMOTE
+    assert launch(options(suite, served, candidate="same")).gate.verdict is Verdict.INCONCLUSIVE
+
+
+def test_a_run_that_died_goes_on_where_it_stopped_and_a_complete_one_leaves_no_reply(
+    suite: Path, served: Served
+) -> None:
+    class PowerCutError(Exception):
+        pass
+
+    def cut(stage: str, done: int, _total: int) -> None:
+        if stage == "answers of good" and done == 10:
+            raise PowerCutError
+
+    with pytest.raises(BaseException):  # noqa: B017, PT011  the cut arrives in an exception group
+        launch(options(suite, served), cut)
+    paid = served.asked
+    assert paid >= 50
+    report = launch(options(suite, served))
+    # 40 cases, two settings, one judge call an answer; a request under way at the cut may have been asked twice.
+    assert served.asked - 160 <= 4
+    assert report.gate.verdict is Verdict.REJECT
+    assert not (suite / "out" / "journal.jsonl").exists()
+    assert load_report(suite / "out" / "report.json") == report
+
+
+def test_four_shards_give_the_report_of_one_run(suite: Path, served: Served) -> None:
+    whole = launch(options(suite, served))
+    parts = [launch(options(suite, served, shard=(i, 4), out=suite / str(i))).evidence for i in range(4)]
+    joined = build_report(merge(parts[::-1]))
+    assert joined.digest == whole.digest
+    assert joined.evidence_digest == whole.evidence_digest
+    with pytest.raises(RecordError, match="overlap"):
+        merge([parts[0], parts[0]])
+    with pytest.raises(RecordError, match="different runs"):
+        merge([parts[0], replace(parts[1], suite_version="2")])
+
+
+def test_a_changed_report_is_found_out(suite: Path, served: Served, tmp_path: Path) -> None:
+    report = sign(launch(options(suite, served)), KEY)
+    verify(report, KEY)
+    score = report.evidence.scores[0]
+    forged = replace(score, value=1.0 - (score.value or 0.0))
+    scores = (forged, *report.evidence.scores[1:])
+    promoted = replace(report.gate, verdict=Verdict.PROMOTE)
+    for changed, message in (
+        (replace(report, evidence=replace(report.evidence, scores=scores)), "does not fit its digest"),
+        (replace(report, gate=promoted), "verdict does not follow"),
+        (replace(report, comparisons=report.comparisons[:1]), "does not follow"),
+        (replace(report, signature=None), "is not signed"),
+        (replace(report, signature="hmac-sha256:00"), "not signed with this key"),
+    ):
+        with pytest.raises(RecordError, match=message):
+            verify(changed, KEY)
+    with pytest.raises(ValueError, match="16 bytes"):
+        sign(report, b"short")
+    path = tmp_path / "r.json"
+    path.write_text("{}")
+    with pytest.raises(RecordError, match="not the report"):
+        load_report(path)
+
+
+def test_evidence_on_disk_cannot_hold_a_nan(suite: Path, served: Served, tmp_path: Path) -> None:
+    evidence = launch(options(suite, served)).evidence
+    save_evidence(evidence, tmp_path / "e.json")
+    assert load_evidence(tmp_path / "e.json") == evidence
+    document = json.loads((tmp_path / "e.json").read_text())
+    document["scores"][0]["value"] = 7
+    (tmp_path / "e.json").write_text(json.dumps(document))
+    with pytest.raises(RecordError, match=r"\[0, 1\]"):
+        load_evidence(tmp_path / "e.json")
+
+
+def test_a_judge_that_answers_prose_is_counted_and_widens_the_bounds(suite: Path, served: Served) -> None:
+    def prose(body: dict[str, Any]) -> web.Response:
+        asks_odd = "response_format" in body and "question 1" in body["messages"][1]["content"]
+        return completion("I would say yes" if asks_odd else good(body))
+
+    served.answer = prose
+    comparison = launch(options(suite, served, candidate="same")).comparisons[1]
+    assert comparison.not_scored_candidate == comparison.not_scored_baseline == 11
+    assert comparison.applicable == 40
+    assert comparison.scored.pairs == 29
+    assert comparison.worst.pairs == comparison.best.pairs == 40
+    assert comparison.worst.estimate < comparison.scored.estimate < comparison.best.estimate
+
+
+def relabel(report: Report, human: Callable[[Score], bool]) -> str:
+    labels = [
+        {"metric": s.metric, "sample_id": s.sample_id, "setting": s.setting, "human": human(s)}
+        for s in report.evidence.scores
+        if s.metric == "helpful"
+    ]
+    return "".join(json.dumps(label) + "\n" for label in labels)
+
+
+def test_a_judge_earns_its_vote_by_labels_and_loses_it_by_labels(suite: Path, served: Served) -> None:
+    report = launch(options(suite, served, candidate="good", baseline="bad"))
+    path = suite / "labels.jsonl"
+    deciding = replace(
+        report.evidence, metrics=tuple(replace(metric, decides=True) for metric in report.evidence.metrics)
+    )
+    assert build_report(deciding).gate.verdict is Verdict.INCONCLUSIVE
+
+    path.write_text(relabel(report, lambda score: score.value == 1.0))
+    agreed = build_report(deciding, load_labels(path))
+    assert agreed.comparisons[1].trust.standing is Standing.CALIBRATED
+    assert "PPI++" in agreed.comparisons[1].method
+    assert agreed.gate.verdict is Verdict.PROMOTE
+
+    path.write_text(relabel(report, lambda score: int(score.sample_id[1:]) % 2 == 0))
+    chance = build_report(deciding, load_labels(path))
+    assert chance.comparisons[1].trust.standing is Standing.REFUSED
+    assert "not told apart from chance" in chance.comparisons[1].trust.reason
+    assert chance.gate.verdict is Verdict.INCONCLUSIVE
+
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:5]))
+    few = calibrate(deciding, load_labels(path))[0]
+    assert few.trust.standing is Standing.REFUSED
+    assert few.trust.labels_needed == 20
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("", "no label"),
+        ('{"metric": "m"}', "sample_id"),
+        ('{"metric": "m", "sample_id": "a", "setting": "s", "human": "yes"}', "human"),
+        ("nope", "not a JSON object"),
+        ('{"metric": "m", "sample_id": "a", "setting": "s", "human": true}\n' * 2, ":2: this answer was already"),
+    ],
+)
+def test_a_fault_in_labels_is_named(tmp_path: Path, line: str, message: str) -> None:
+    path = tmp_path / "labels.jsonl"
+    path.write_text(line)
+    with pytest.raises(LabelsError, match=r"labels\.jsonl") as caught:
+        load_labels(path)
+    assert message in str(caught.value)
+
+
+def test_reports_read_well_and_show_no_answer(suite: Path, served: Served) -> None:
+    report = launch(options(suite, served))
+    markdown, junit = to_markdown(report), to_junit(report)
+    assert markdown.startswith("# Reject: bad against good")
+    assert report.digest in markdown
+    tree = ElementTree.fromstring(junit)  # noqa: S314  written a line above
+    assert (tree.get("tests"), tree.get("failures"), tree.get("skipped")) == ("3", "2", "1")
+    assert "word word" not in markdown + junit
+    assert set(slices(report.evidence, report.evidence.metrics[0])) == {"even", "odd"}
+
+
+def test_the_published_schema_is_the_one_of_the_code_and_the_shipped_suites_load() -> None:
+    published = json.loads((REPOSITORY / "evals" / "suite.schema.json").read_text())
+    assert published == json.loads(json.dumps(json_schema()))
+    for path in (REPOSITORY / "evals" / "suites").glob("*/suite.yaml"):
+        assert (path.parent / "CARD.md").is_file()
+        load_suite(path.parent)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("check: length", "check: lenght", "metrics.0.check"),
+        ("judge: j,", "judge: k,", "judge 'k' is not one of"),
+        ("primary: true", "primary: false", "at least one metric with primary"),
+        ('version: "1"\ndataset', 'versoin: "1"\ndataset', "versoin"),
+        ("check: length", "check: citation", "no case of the dataset has what check citation needs"),
+        ("name: tiny", "name: [", "not YAML"),
+        ("name: helpful", "name: brief", "listed twice"),
+    ],
+)
+def test_a_fault_in_a_suite_is_named(suite: Path, old: str, new: str, message: str) -> None:
+    (suite / "suite.yaml").write_text(SUITE.replace(old, new, 1))
+    with pytest.raises(SuiteError, match=r"suite\.yaml") as caught:
+        load_suite(suite)
+    assert message in str(caught.value)
+    with pytest.raises(SuiteError, match="call-centre-smoke"):
+        find_suite("no-such-suite")
+
+
+def invoke(*arguments: str | Path, **environment: str) -> Any:
+    return CliRunner(env=environment).invoke(app, [str(argument) for argument in arguments])
+
+
+def test_exit_codes_tell_the_verdicts_and_what_is_broken_apart(suite: Path, served: Served) -> None:
+    run = ("run", suite, "--url", served.url, "--out", suite / "out", "--json")
+    signed = {"CALLGATE_EVAL_KEY": KEY.decode()}
+    for candidate, baseline, code in (("good", "bad", 0), ("bad", "good", 1), ("same", "good", 2)):
+        result = invoke(*run, "--candidate", candidate, "--baseline", baseline, **signed)
+        assert result.exit_code == code, result.output
+        assert msgspec.json.decode(result.stdout.encode(), type=Report).signature
+        assert invoke("gate", suite / "out" / "report.json", **signed).exit_code == code
+    report = suite / "out" / "report.json"
+    assert invoke("gate", report, CALLGATE_EVAL_KEY="another key of 16 bytes").exit_code == 3
+    assert invoke("compare", suite / "out" / "evidence.json", **signed).exit_code == 2
+    for form in ("terminal", "json", "markdown", "junit"):
+        assert invoke("report", report, "--format", form).exit_code == 0
+    for broken in (
+        ("run", suite, "--candidate", "good"),
+        ("run", suite, "--candidate", "good", "--baseline", "nobody"),
+        ("run", suite, "--candidate", "good", "--baseline", "good", "--url", served.url),
+        ("run", suite, "--candidate", "good", "--baseline", "bad", "--url", "http://127.0.0.1:1/v1"),
+        ("run", suite, "--candidate", "good", "--baseline", "bad", "--shard", "5/4"),
+        ("gate", suite / "suite.yaml"),
+        ("nonsense",),
+        ("plan", "--discordance", "7"),
+    ):
+        assert invoke(*broken).exit_code == 3, broken
+
+
+def test_a_target_that_never_answers_breaks_the_run_and_is_no_zero(suite: Path, served: Served) -> None:
+    served.answer = lambda body: web.json_response({"error": {"code": "model_not_found"}}, status=404)
+    result = invoke("run", suite, "--candidate", "good", "--baseline", "bad", "--url", served.url, "--out", suite / "o")
+    assert result.exit_code == 3
+    assert "gave no answer at all" in result.output
+    assert "model_not_found" in result.output
+
+
+def test_calibrate_plan_and_simulate_speak_to_machines(suite: Path, served: Served) -> None:
+    report = launch(options(suite, served))
+    labels = suite / "labels.jsonl"
+    labels.write_text(relabel(report, lambda score: score.value == 1.0))
+    path = suite / "out" / "report.json"
+    good_judge = invoke("calibrate", path, labels, "--json")
+    assert good_judge.exit_code == 0, good_judge.output
+    assert json.loads(good_judge.stdout)[0]["trust"]["standing"] == "calibrated"
+    labels.write_text(relabel(report, lambda score: score.value == 0.0))
+    assert invoke("calibrate", path, labels).exit_code == 1
+    plan = json.loads(invoke("plan", "--margin", "0.1", "--conversations", "100", "--json").stdout)
+    assert plan["conversations_needed"] > 100
+    assert plan["detectable_difference"] > 0.1
+
+
+def test_the_digest_of_a_report_does_not_hold_time(suite: Path, served: Served) -> None:
+    report = launch(options(suite, served))
+    slow = tuple(replace(answer, latency_ms=9e9, from_cache=True) for answer in report.evidence.answers)
+    later: Evidence = replace(report.evidence, answers=slow)
+    assert build_report(later).digest == report.digest
+    save_report(report, suite / "r.json")
+    assert load_report(suite / "r.json").digest == report.digest
