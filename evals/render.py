@@ -17,11 +17,10 @@ from evals.report import Report
 from evals.types import Comparison, MetricDecision, Verdict
 
 _COLOURS = {Verdict.PROMOTE: "green", Verdict.REJECT: "red", Verdict.INCONCLUSIVE: "yellow"}
-_HEADS = ("metric", "candidate", "baseline", "difference [interval]", "pairs", "says")
+_HEADS = ("metric", "candidate", "baseline", "difference [interval]", "scored", "says")
 
 
 def _row(comparison: Comparison, decision: MetricDecision) -> tuple[str, ...]:
-    missing = comparison.applicable - comparison.scored.pairs
     says = "information" if decision.informational else decision.verdict.value
     difference = f"{comparison.scored.estimate:+.2f}" if comparison.scored.pairs else "-"
     return (
@@ -29,7 +28,7 @@ def _row(comparison: Comparison, decision: MetricDecision) -> tuple[str, ...]:
         _share(comparison.candidate_mean),
         _share(comparison.baseline_mean),
         f"{difference} [{decision.low:+.2f}, {decision.high:+.2f}]",
-        f"{comparison.scored.pairs}" + (f", {missing} not scored" if missing else ""),
+        f"{comparison.scored.pairs}/{comparison.applicable}",
         says if comparison.trust.may_decide else "untrusted",
     )
 
