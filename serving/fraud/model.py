@@ -26,7 +26,7 @@ _RAW_SCORE, _CONTRIBUTIONS = 1, 3
 _LIBRARIES = ("lib_lightgbm.so", "lib_lightgbm.dylib", "lib_lightgbm.dll")
 
 
-class InvalidModel(Exception):
+class InvalidModel(ValueError):
     """The model files are missing, altered or for other features; the message says which and what would be right."""
 
 

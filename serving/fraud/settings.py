@@ -47,7 +47,7 @@ class FraudSettings(_Strict):
     log_directory: Path = Field(default=Path(".callgate/fraud"), description="the durable decision log")
     log_sync: Literal["disk", "kernel"] = Field(default="disk", description="what durable means: fdatasync, or write")
     log_keep_days: int = Field(default=90, ge=1)
-    deadline_ms: int = Field(default=20, ge=1, le=60_000, description="for the feature store's one round trip")
+    deadline_ms: int = Field(default=50, ge=1, le=60_000, description="for the feature store's one round trip")
     degraded_outcome: Outcome = Field(default="review", description="the answer when the store misses the deadline")
     future_tolerance_s: int = Field(default=60, ge=0, description="clock skew allowed in a transaction's time")
     oldest_s: int = Field(default=7 * 86_400, ge=0, description="a transaction older than this is refused")
