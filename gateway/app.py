@@ -6,6 +6,7 @@ It decides nothing about a request; it knows who needs what.
 from __future__ import annotations
 
 import asyncio
+import gc
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
@@ -21,7 +22,7 @@ from gateway import settings as configuration
 from gateway.asgi import HotRoutes
 from gateway.auth import KeyHasher, KeyTable, StoredKey, read_secret
 from gateway.docs import describe
-from gateway.errors import CallgateError, NotFound, WrongMethod
+from gateway.errors import CallgateError, NotFound, Overloaded, WrongMethod
 from gateway.limits import Limiter
 from gateway.metrics import CONTENT_TYPE, Metrics
 from gateway.pipeline import Pipeline
@@ -89,7 +90,8 @@ async def _lifespan(
         stack.push_async_callback(limiter.aclose)
         embedder = await _embedder(settings, stack)
         steps = await _steps(settings, embedder.embed if embedder else None, stack)
-        router = Router(routes, *_backends(routes, stack), rng=random.Random())  # noqa: S311 (weights, not secrets)
+        http, hosted = _backends(routes, stack)
+        router = Router(routes, http, hosted, rng=random.Random())  # noqa: S311 (weights, not secrets)
         pipeline = Pipeline(keys, limiter, router, steps, anonymous=Caller("anonymous", "anonymous", limits))
         app.state.hot = HotRoutes(
             pipeline,
@@ -97,13 +99,17 @@ async def _lifespan(
             app,
             exporter,
             metrics,
-            embedder=embedder,
+            embedder=_Embeddings(embedder) if embedder else None,
             embedding_model=settings.embedding.model,
             fraud=await _fraud(settings, stack),
             max_body_bytes=settings.server.max_body_bytes,
         )
         app.state.metrics = metrics
-        app.state.ready = lambda: _readiness(store, router)
+        # What was built lives as long as the process; the collector need not walk it again, and requests make little garbage.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(20_000, 20, 50)
+        app.state.ready = lambda: _readiness(store, router, http)
         yield
 
 
@@ -226,7 +232,7 @@ async def _knowledge(settings: Settings, name: str, embed: Embed | None, stack: 
     return knowledge
 
 
-def _backends(routes: dict[str, Route], stack: AsyncExitStack) -> tuple[Backend, Backend | None]:
+def _backends(routes: dict[str, Route], stack: AsyncExitStack) -> tuple[HttpBackends, Backend | None]:
     http = HttpBackends()
     http.open()
     stack.push_async_callback(http.aclose)
@@ -249,19 +255,15 @@ async def _fraud(settings: Settings, stack: AsyncExitStack) -> FraudSteps | None
     return fraud
 
 
-async def _readiness(store: RedisStore, router: Router) -> dict[str, Any]:
+async def _readiness(store: RedisStore, router: Router, http: HttpBackends) -> dict[str, Any]:
     """What readiness rests on: the store answers and at least one backend of any route is alive."""
-    http = HttpBackends()
+    deployments = [d for route in router.routes.values() for d in route.deployments if not d.provider]
+    alive = await asyncio.gather(*(http.is_alive(d) for d in deployments))
     try:
-        deployments = [d for route in router.routes.values() for d in route.deployments if not d.provider]
-        alive = await asyncio.gather(*(http.is_alive(d) for d in deployments))
-        try:
-            await store.ping()
-            redis = "ok"
-        except StoreError as error:
-            redis = f"away ({error})"
-    finally:
-        await http.aclose()
+        await store.ping()
+        redis = "ok"
+    except StoreError as error:
+        redis = f"away ({error})"
     upstreams = {d.name: "ok" if up else "away" for d, up in zip(deployments, alive, strict=True)}
     hosted = any(d.provider for route in router.routes.values() for d in route.deployments)
     ready = redis == "ok" and (hosted or any(alive))
@@ -293,6 +295,22 @@ def _cold_routes(app: FastAPI) -> None:
     app.add_api_route("/metrics", metrics, tags=["health"])
     app.add_exception_handler(HTTPException, failed)
     app.add_exception_handler(Exception, failed)
+
+
+class _Embeddings:
+    """The embedder as /v1/embeddings serves it: a full queue is told to the caller."""
+
+    def __init__(self, batcher: EmbeddingBatcher) -> None:
+        self._batcher = batcher
+
+    async def embed(self, texts: Sequence[str]) -> Any:
+        """Raises: Overloaded."""
+        from serving.embedding.minilm import EmbeddingsBusy
+
+        try:
+            return await self._batcher.embed(texts)
+        except EmbeddingsBusy:
+            raise Overloaded("Too many texts wait to be embedded; try again soon.", retry_after_s=1.0) from None
 
 
 class _NoSteps:

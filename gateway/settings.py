@@ -297,7 +297,7 @@ def _expand(value: Any, environment: Mapping[str, str], file: Path, lines: Mappi
     def resolve(match: re.Match[str]) -> str:
         name: str = match.group(1)
         default: str | None = match.group(2)
-        found = environment[name] if name in environment else default
+        found: str | None = environment.get(name) or default
         if found is None:
             key = ".".join(map(str, at))
             raise SettingsError(

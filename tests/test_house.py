@@ -140,15 +140,13 @@ def readme() -> str:
 def test_the_readmes_tree_is_the_real_tree() -> None:
     block = re.search(r"```tree\n(.*?)```", readme(), re.DOTALL)
     assert block, "README has no tree"
-    folder, named = "", set()
+    top, named = "", set()
     for line in block[1].splitlines():
-        depth = len(line) - len(line.lstrip())
+        nested = line.startswith(" ")
         for name in line.split("#")[0].split():
-            if name.endswith("/"):
-                folder = name if depth == 0 else folder.split("/", maxsplit=1)[0] + "/" + name if depth == 2 else folder
-                named.add(folder if depth <= 2 else name)
-            else:
-                named.add((folder if depth else "") + name)
+            if not nested and name.endswith("/"):
+                top = name
+            named.add(f"{top}{name}" if nested else name)
     missing = sorted(name for name in named if not (ROOT / name).exists())
     assert missing == [], "named in the README and not there"
     real = {f"{package}/{path.name}" for package in PACKAGES for path in (ROOT / package).glob("*.py")} - {
@@ -196,5 +194,5 @@ def test_every_command_of_the_readme_is_understood(command: str) -> None:
         context = (
             current.make_context(name, list(rest), resilient_parsing=True) if hasattr(current, "commands") else context
         )
-    known = {option for parameter in current.params for option in parameter.opts}
+    known = {"--help"} | {option for parameter in current.params for option in parameter.opts}
     assert [word for word in words if word.startswith("--") and word.split("=")[0] not in known] == []
