@@ -17,7 +17,7 @@ from evals.report import Report
 from evals.types import Comparison, MetricDecision, Verdict
 
 _COLOURS = {Verdict.PROMOTE: "green", Verdict.REJECT: "red", Verdict.INCONCLUSIVE: "yellow"}
-_HEADS = ("metric", "candidate", "baseline", "difference [interval]", "scored", "says")
+_HEADS = ("metric", "cand.", "base", "difference [interval]", "scored", "says")
 
 
 def _row(comparison: Comparison, decision: MetricDecision) -> tuple[str, ...]:
@@ -41,7 +41,7 @@ def to_terminal(report: Report) -> RenderableType:
     """The table of metrics, the verdict with its reasons, and what the run took; for rich's Console.print."""
     evidence, gate = report.evidence, report.gate
     title = f"{evidence.suite} {evidence.suite_version}: {evidence.candidate.name} against {evidence.baseline.name}"
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for number, head in enumerate(_HEADS):
         table.add_column(head, justify="left" if number in (0, 5) else "right", no_wrap=True)
     for comparison, decision in zip(report.comparisons, gate.decisions, strict=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import threading
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ from xml.etree import ElementTree
 import msgspec
 import pytest
 from aiohttp import web
+from rich.console import Console
 from typer.testing import CliRunner
 
 from evals.calibrate import calibrate, load_labels
@@ -22,7 +24,7 @@ from evals.compare import slices
 from evals.errors import LabelsError, RecordError, SuiteError
 from evals.evidence import Evidence, load_evidence, merge, save_evidence
 from evals.launch import Options, launch
-from evals.render import to_junit, to_markdown
+from evals.render import to_junit, to_markdown, to_terminal
 from evals.report import Report, build_report, load_report, save_report, sign, verify
 from evals.suite import find_suite, json_schema, load_suite
 from evals.types import Score, Standing, Verdict
@@ -279,6 +281,9 @@ def test_reports_read_well_and_show_no_answer(suite: Path, served: Served) -> No
     tree = ElementTree.fromstring(junit)  # noqa: S314  written a line above
     assert (tree.get("tests"), tree.get("failures"), tree.get("skipped")) == ("3", "2", "1")
     assert "word word" not in markdown + junit
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(to_terminal(report))
+    assert "…" not in console.export_text()
     assert set(slices(report.evidence, report.evidence.metrics[0])) == {"even", "odd"}
 
 
