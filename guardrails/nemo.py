@@ -11,7 +11,8 @@ import asyncio
 import logging
 import os
 import shutil
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -81,12 +82,24 @@ def build_rails(policy: Policy, embed: Embed | None) -> dict[str, NemoRail]:
     os.environ["NEMO_GUARDRAILS_NO_USAGE_STATS"] = "1"
     logging.getLogger("nemoguardrails").setLevel(logging.ERROR)
     # NeMo reads every YAML file of a directory, so it is shown one without policy.yaml, which is ours, and without Python.
-    with TemporaryDirectory() as scratch:
+    with TemporaryDirectory() as scratch, _own_event_loop():
         shown = Path(scratch) / "config"
         shutil.copytree(policy.directory, shown, ignore=_not_nemos)
         return {
             name: _build(policy, shown, name, rail, embed) for name, rail in policy.rails.items() if rail.mode != "off"
         }
+
+
+@contextmanager
+def _own_event_loop() -> Iterator[None]:
+    """NeMo makes itself an event loop where a thread has none, and leaves it open; here it finds one that is closed after it."""
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    try:
+        yield
+    finally:
+        asyncio.set_event_loop(None)
+        loop.close()
 
 
 def _not_nemos(_: str, names: list[str]) -> list[str]:

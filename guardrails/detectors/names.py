@@ -23,8 +23,37 @@ KINDS = {
     "STREET_ADDRESS": "STREET_ADDRESS",
 }
 NO_NAMES = frozenset(
-    "visa mastercard amex maestro discover paypal venmo zelle euro euros pound pounds dollar dollars broken apr apy atm pin iban max alexa siri "
-    "google apple hi hello hey thanks".split()
+    [
+        "visa",
+        "mastercard",
+        "amex",
+        "maestro",
+        "discover",
+        "paypal",
+        "venmo",
+        "zelle",
+        "euro",
+        "euros",
+        "pound",
+        "pounds",
+        "dollar",
+        "dollars",
+        "broken",
+        "apr",
+        "apy",
+        "atm",
+        "pin",
+        "iban",
+        "max",
+        "alexa",
+        "siri",
+        "google",
+        "apple",
+        "hi",
+        "hello",
+        "hey",
+        "thanks",
+    ]
 )
 BATCH_TEXTS = 64
 QUEUED_CHARACTERS = 4_000_000  # about two minutes of work; more is refused

@@ -25,7 +25,7 @@ def decide(
     probability = model.probability(model.margin(row))
     outcome, reasons = apply_rules(cheapest(probability, cents, settings.costs), features, settings.rules)
     if outcome != "approve":
-        reasons = [*reasons, *explain(model.card.features, model.contributions(row))]
+        reasons = [*reasons, *explain(features, model.contributions(row))]
     return Decision(
         transaction_id=transaction_id,
         outcome=outcome,

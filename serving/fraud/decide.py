@@ -14,22 +14,24 @@ from serving.fraud.types import Outcome, Reason
 _STRICTNESS: dict[Outcome, int] = {"approve": 0, "review": 1, "decline": 2}
 MOST_REASONS = 3
 
-# Features that tell the same story; the words are for a person on the phone with the customer.
-_STORIES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
-    ("terminal_risk", "Confirmed fraud was recently reported at this terminal.",
+# Code, words for a person on the phone with the customer, the fact that makes them true (a feature and its least value),
+# and the beginnings of the features that tell this story.
+_STORIES: tuple[tuple[str, str, tuple[str, float] | None, tuple[str, ...]], ...] = (
+    ("terminal_risk", "Confirmed fraud was recently reported at this terminal.", ("terminal_fraud_30", 1.0),
      ("terminal_fraud", "terminal_unexplained", "terminal_risk", "terminal_last_label", "terminal_genuine_run",
       "terminal_known", "terminal_first", "terminal_last_unexplained")),
-    ("customer_fraud", "Confirmed fraud was recently reported for this customer.",
+    ("customer_fraud", "Confirmed fraud was recently reported for this customer.", ("customer_fraud_30", 1.0),
      ("customer_fraud", "customer_risk", "customer_genuine_run", "customer_first_fraud", "customer_last_fraud")),
-    ("unusual_amount", "The amount is unusual for this customer.",
+    ("unusual_amount", "The amount is larger than usual for this customer.", ("customer_amount_ratio", 1.5),
      ("customer_amount", "customer_clean", "customer_mean")),
-    ("large_amount", "The amount is unusually large.", ("amount", "terminal_amount", "terminal_mean")),
-    ("recent_spending", "The customer has recently spent more than usual.", ("customer_ratio",)),
-    ("customer_activity", "The customer's number of recent payments is unusual.",
+    ("amount", "The amount stands out.", None, ("amount", "terminal_amount", "terminal_mean")),
+    ("recent_spending", "The customer has recently spent more than usual.", ("customer_ratio_7", 1.2),
+     ("customer_ratio",)),
+    ("customer_activity", "The customer's number of recent payments stands out.", None,
      ("customer_count", "customer_pace", "customer_last_days")),
-    ("terminal_activity", "The terminal's number of recent payments is unusual.",
+    ("terminal_activity", "The terminal's number of recent payments stands out.", None,
      ("terminal_count", "terminal_pace", "terminal_last_days")),
-    ("unusual_time", "The time of the payment is unusual.", ("hour", "night", "weekend")),
+    ("time", "The time of the payment stands out.", None, ("hour", "night", "weekend")),
 )  # fmt: skip
 
 
@@ -54,18 +56,24 @@ def apply_rules(outcome: Outcome, features: Mapping[str, float], rules: Sequence
 def story_of(feature: str) -> str:
     """The reason code that a feature counts towards."""
     best = max(
-        ((len(start), code) for code, _, starts in _STORIES for start in starts if feature.startswith(start)),
+        ((len(start), code) for code, _, _, starts in _STORIES for start in starts if feature.startswith(start)),
         default=(0, ""),
     )
     return best[1]
 
 
-def explain(features: Sequence[str], contributions: Sequence[float]) -> list[Reason]:
-    """Up to three reasons that raised the score most, strongest first."""
+def explain(features: Mapping[str, float], contributions: Sequence[float]) -> list[Reason]:
+    """Up to three reasons that raised the score most, strongest first; only those whose words are true here.
+
+    contributions: one for each feature, in the order of the mapping.
+    """
     weight: dict[str, float] = {}
     for feature, contribution in zip(features, contributions, strict=True):
         code = story_of(feature)
         weight[code] = weight.get(code, 0.0) + contribution
-    words = {code: message for code, message, _ in _STORIES}
-    raising = sorted((code for code in weight if weight[code] > 0.0), key=lambda code: -weight[code])
-    return [Reason(code, words[code]) for code in raising[:MOST_REASONS]]
+    true = [
+        Reason(code, message)
+        for code, message, fact, _ in _STORIES
+        if weight.get(code, 0.0) > 0.0 and (fact is None or features[fact[0]] >= fact[1])
+    ]
+    return sorted(true, key=lambda reason: -weight[reason.code])[:MOST_REASONS]

@@ -29,6 +29,7 @@ class World:
     compromised_terminals_a_day: float = 0.75
     leaked_cards_a_day: float = 0.6
     large_amount_cents: int = 25_000
+    newcomers: float = 0.5  # share of customers who join at a random day, so that cold starts are learnt
 
 
 def simulate(seed: int, world: World) -> Transactions:
@@ -41,11 +42,14 @@ def simulate(seed: int, world: World) -> Transactions:
     rows = len(customer)
     terminal = np.array([within[one][pick % len(within[one])] for one, pick in zip(customer, rng.integers(0, 1 << 30, rows), strict=True)])  # fmt: skip
     day = rng.integers(0, world.days, rows)
+    joined = np.where(rng.random(world.customers) < world.newcomers, rng.integers(0, world.days, world.customers), 0)
     second = np.clip(rng.normal(DAY_S * 0.55, DAY_S * 0.2, rows), 0, DAY_S - 1)
     cents = np.maximum(np.abs(rng.normal(typical[customer], typical[customer] / 2)), 50)
     fraud, cents = _frauds(rng, world, customer, terminal, day, cents)
     at_s = START_S + day * DAY_S + second.astype(np.int64)
-    return from_columns(np.arange(rows), customer, terminal, at_s, np.rint(cents), fraud)
+    columns = (np.arange(rows), customer, terminal, at_s, np.rint(cents), fraud)
+    there = day >= joined[customer]
+    return from_columns(*(column[there] for column in columns))
 
 
 def _within_reach(rng: np.random.Generator, world: World) -> list[NDArray[np.int64]]:
@@ -69,7 +73,7 @@ def _frauds(
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Adds the three kinds: very large amounts; terminals that skim for four weeks; cards misused for two."""
     fraud = np.zeros(len(day), dtype=np.int64)
-    large = rng.random(len(day)) < 0.0006
+    large = rng.random(len(day)) < 0.001
     cents = np.where(large, rng.uniform(1.0, 40.0, len(day)) * world.large_amount_cents, cents)
     fraud[large | (cents > world.large_amount_cents)] = 1
     for start in range(world.days):

@@ -21,7 +21,21 @@ from tests.doubles.openai_backend import Backend
 
 SECRET = "0123456789abcdef0123456789abcdef"
 KEY = "cg-test-key"
-MODELS = ["echo", "echo-1", "say", "tool", "fail-500", "fail-429", "fail-401", "fail-404", "context", "hang", "reset", "html", "garbage"]
+MODELS = [
+    "echo",
+    "echo-1",
+    "say",
+    "tool",
+    "fail-500",
+    "fail-429",
+    "fail-401",
+    "fail-404",
+    "context",
+    "hang",
+    "reset",
+    "html",
+    "garbage",
+]
 MODELS += ["truncate", "prose-stream", "no-done", "slow"]
 
 
@@ -53,7 +67,13 @@ def settings_for(tmp_path: Path, backend: Backend, redis_url: str, **changes: An
         "embedding": {"enabled": False},
         "keys": [{"id": "test", "hash": KeyHasher(SECRET.encode()).hash(KEY.encode())}],
         "models": [
-            {"name": m, "policy": None, "deadline_s": 2, "deployments": [{"name": m, "base_url": backend.base_url, "model": m}]} for m in MODELS
+            {
+                "name": m,
+                "policy": None,
+                "deadline_s": 2,
+                "deployments": [{"name": m, "base_url": backend.base_url, "model": m}],
+            }
+            for m in MODELS
         ],
         "state_dir": str(tmp_path / "state"),
         **changes,
@@ -69,7 +89,9 @@ def settings_for(tmp_path: Path, backend: Backend, redis_url: str, **changes: An
 async def running(settings: configuration.Settings) -> AsyncIterator[Gateway]:
     """Serves the settings on a free port with the server that production uses."""
     door = Door(settings)
-    config = uvicorn.Config(door, port=0, lifespan="on", log_config=None, access_log=False, ws="none", timeout_graceful_shutdown=2)
+    config = uvicorn.Config(
+        door, port=0, lifespan="on", log_config=None, access_log=False, ws="none", timeout_graceful_shutdown=2
+    )
     server = uvicorn.Server(config)
     task = asyncio.create_task(server._serve())
     while not server.started:

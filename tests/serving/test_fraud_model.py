@@ -82,8 +82,9 @@ def test_every_feature_belongs_to_a_story_and_reasons_are_the_strongest() -> Non
     names = feature_names()
     assert all(story_of(name) for name in names)
     parts = [{"terminal_unexplained_7": 2.0, "hour": 1.0, "customer_count_1": -1.0}.get(name, 0.0) for name in names]
-    assert [reason.code for reason in explain(names, parts)] == ["terminal_risk", "unusual_time"]
-    assert explain(("terminal_fraud_1", "hour"), (2.0, 1.0))[0].code == "terminal_risk"
+    known = dict.fromkeys(names, 0.0) | {"terminal_fraud_30": 2.0}
+    assert [reason.code for reason in explain(known, parts)] == ["terminal_risk", "time"]
+    assert [reason.code for reason in explain(dict.fromkeys(names, float("nan")), parts)] == ["time"]
 
 
 @given(st.lists(st.tuples(st.integers(0, 1), st.integers(0, 5)), min_size=5, max_size=80))

@@ -74,7 +74,7 @@ async def test_a_usual_payment_is_approved_and_an_outlandish_one_is_not(scorer: 
     assert (decision.outcome, decision.reasons, decision.degraded) == ("approve", (), False)
     outlandish = await scorer.score(transaction(99, amount="9420.00"))
     assert outlandish.outcome == "decline"
-    assert {"unusual_amount", "large_amount"} & {reason.code for reason in outlandish.reasons}
+    assert {"unusual_amount", "amount"} & {reason.code for reason in outlandish.reasons}
     assert outlandish.probability is not None
     assert decision.probability is not None
     assert outlandish.probability > 20 * decision.probability
@@ -85,6 +85,11 @@ async def test_an_unknown_customer_gets_a_score_without_history(scorer: FraudSco
     assert decision.degraded is False
     assert decision.outcome == "approve"
     assert 0 < (decision.probability or 0) < 0.1
+    outlandish = await scorer.score(transaction(2, amount="9420.00", customer_id="c-2", terminal_id="m-2"))
+    assert outlandish.outcome == "decline"
+    assert {reason.code for reason in outlandish.reasons}.isdisjoint(
+        {"terminal_risk", "customer_fraud", "unusual_amount"}
+    )
 
 
 async def test_the_same_transaction_again_gets_the_same_decision_and_counts_once(
