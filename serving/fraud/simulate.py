@@ -73,7 +73,7 @@ def _frauds(
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Adds the three kinds: very large amounts; terminals that skim for four weeks; cards misused for two."""
     fraud = np.zeros(len(day), dtype=np.int64)
-    large = rng.random(len(day)) < 0.001
+    large = rng.random(len(day)) < 0.004
     cents = np.where(large, rng.uniform(1.0, 40.0, len(day)) * world.large_amount_cents, cents)
     fraud[large | (cents > world.large_amount_cents)] = 1
     for start in range(world.days):
