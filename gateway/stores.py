@@ -58,7 +58,8 @@ class RedisStore:
         from redis.exceptions import RedisError
 
         try:
-            return await asyncio.wait_for(command, self._timeout_s)
+            async with asyncio.timeout(self._timeout_s):  # no task of its own, unlike wait_for
+                return await command
         except (RedisError, OSError, TimeoutError) as error:
             raise StoreError(type(error).__name__) from None
 
