@@ -242,11 +242,22 @@ def _hasher(settings: Settings) -> Any:
         _fail(str(error))
 
 
+def _redis_url(settings: Settings) -> str:
+    """The settings' Redis, or that of a running `callgate up` of this folder, whose port and password are its own."""
+    try:
+        running = json.loads((settings.state_dir / "up.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return settings.redis.url
+    return str(running.get("redis_url") or settings.redis.url)
+
+
 def _with_store(settings: Settings, work: Any) -> Any:
     from gateway.stores import RedisStore, StoreError
 
+    url = _redis_url(settings)
+
     async def run() -> Any:
-        store = RedisStore(settings.redis.url, settings.redis.timeout_s)
+        store = RedisStore(url, settings.redis.timeout_s)
         try:
             return await work(store)
         finally:
@@ -256,7 +267,7 @@ def _with_store(settings: Settings, work: Any) -> Any:
         return asyncio.run(run())
     except StoreError as error:
         _fail(
-            f"Redis at {_without_password(settings.redis.url)} did not answer ({error}); start it, or set redis.url",
+            f"Redis at {_without_password(url)} did not answer ({error}); start it, or set redis.url",
             code=1,
         )
 

@@ -75,8 +75,9 @@ class HostedProviders:
             return UpstreamTimeout("The model did not answer in time.")
         if isinstance(error, self._litellm.APIConnectionError):
             return UpstreamUnavailable("The model's server could not be reached.")
-        response: Any = getattr(error, "response", None)
-        wait_s = retry_after(getattr(response, "headers", None) or {})
+        # The SDK keeps the provider's headers beside the exception; its own `response` is made up and has none.
+        headers = getattr(error, "litellm_response_headers", None) or {}
+        wait_s = retry_after({str(name).lower(): str(value) for name, value in dict(headers).items()})
         return refusal(int(getattr(error, "status_code", None) or 502), None, wait_s)
 
 
