@@ -1,6 +1,6 @@
 """A gateway for a side-by-side benchmark: `python -m tests.bench.serve passthrough|full [--port 19130] [--upstream URL]`.
 
-passthrough: keys, limits, metrics and 100 % tracing on, no policy. full: the same under the shipped policy, names included. Redis and the sink
+passthrough: keys, limits, metrics and 100 % tracing on, no policy. full: the same under the shipped policy, names included; its off-topic rail runs but only watches, since the kit's prompt is off topic. Redis and the sink
 that takes the traces run as processes of other sessions on the last core, so that what is measured is the gateway. The mock models of the
 benchmark kit are routed by their names.
 """
@@ -12,10 +12,12 @@ import asyncio
 import hashlib
 import hmac
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -62,13 +64,13 @@ def serve(profile: str, port: int, upstream: str) -> None:
 
     os.environ["CALLGATE_KEY_SECRET"] = SECRET
     guarded = profile == "full"
-    data = {
+    data: dict[str, Any] = {
         "server": {"port": port},
         "redis": {"url": f"redis://127.0.0.1:{port + 1}/0"},
         "limits": {"requests_per_minute": 10**8, "tokens_per_minute": 10**10},
         "keys": [{"id": "bench", "hash": hmac.new(SECRET.encode(), KEY.encode(), hashlib.sha256).hexdigest()}],
         "embedding": {"enabled": guarded},
-        "policies": {"call-centre": str(ROOT / "guardrails/policies/call-centre")} if guarded else {},
+        "policies": {},
         "models": [
             {
                 "name": name,
@@ -82,6 +84,11 @@ def serve(profile: str, port: int, upstream: str) -> None:
         "telemetry": {"otlp_endpoint": f"http://127.0.0.1:{port + 2}/v1/traces"},
     }
     with tempfile.TemporaryDirectory() as folder:
+        if guarded:
+            watching = Path(shutil.copytree(ROOT / "guardrails/policies/call-centre", Path(folder) / "policy"))
+            policy = watching / "policy.yaml"
+            policy.write_text(policy.read_text().replace("flow: check topic", "flow: check topic\n    mode: monitor"))
+            data["policies"] = {"call-centre": str(watching)}
         path = Path(folder) / "callgate.yaml"
         path.write_text(yaml.safe_dump({**data, "state_dir": folder}))
         server.serve(settings.load(path, {}), path)
