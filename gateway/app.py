@@ -34,7 +34,8 @@ from gateway.types import Caller, Deployment, Limits, Route
 from gateway.upstream import HttpBackends
 
 if TYPE_CHECKING:
-    from gateway.steps import FraudSteps, Guard, GuardedSteps
+    from gateway.steps.fraud import FraudSteps
+    from gateway.steps.guarded import Guard, GuardedSteps
     from rag.retrieve import Knowledge
     from serving.embedding.minilm import EmbeddingBatcher
 
@@ -192,7 +193,7 @@ async def _steps(settings: Settings, embed: Embed | None, stack: AsyncExitStack)
     bases = {model.knowledge for model in settings.models if model.knowledge}
     if not policies and not bases:
         return _NoSteps()
-    from gateway.steps import GuardedSteps
+    from gateway.steps.guarded import GuardedSteps
 
     guards, knowledge = await asyncio.gather(
         asyncio.gather(*(_guard(settings.policies[name], embed, stack) for name in sorted(policies))),
@@ -206,7 +207,7 @@ async def _steps(settings: Settings, embed: Embed | None, stack: AsyncExitStack)
 
 
 async def _guard(directory: Path, embed: Embed | None, stack: AsyncExitStack) -> Guard:
-    from gateway.steps import build_guard
+    from gateway.steps.guarded import build_guard
 
     guard = await build_guard(directory, embed)
     stack.push_async_callback(guard.aclose)
@@ -248,7 +249,7 @@ def _backends(routes: dict[str, Route], stack: AsyncExitStack) -> tuple[HttpBack
 async def _fraud(settings: Settings, stack: AsyncExitStack) -> FraudSteps | None:
     if not settings.fraud.enabled:
         return None
-    from gateway.steps import build_fraud
+    from gateway.steps.fraud import build_fraud
 
     fraud = await build_fraud(settings.fraud.settings, settings.redis.url, settings.state_dir / "fraud")
     stack.push_async_callback(fraud.aclose)

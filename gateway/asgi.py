@@ -43,7 +43,7 @@ _HOST = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?\Z")
 
 
 class Scorer(Protocol):
-    """Fraud scoring as the gateway serves it (gateway/steps.py)."""
+    """Fraud scoring as the gateway serves it (gateway/steps/fraud.py)."""
 
     async def handle(self, path: str, raw: bytes) -> Json: ...
 

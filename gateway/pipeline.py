@@ -2,7 +2,7 @@
 
 The order of the lines is the security argument: nothing is read before the caller is known, nothing leaves before it is redacted and
 checked, output rails see what the model said before personal data is restored, and whatever happens the reservation is settled. It does
-not know HTTP (gateway/asgi.py), vendors, or how a step does its work (gateway/steps.py).
+not know HTTP (gateway/asgi.py), vendors, or how a step does its work (gateway/steps/).
 """
 
 from __future__ import annotations

