@@ -140,6 +140,7 @@ def _route(model: ModelSettings) -> Route:
             base_url=d.base_url.rstrip("/"),
             provider=d.provider,
             api_key=configuration.api_key(d),
+            api_version=d.api_version,
             connect_timeout_s=d.connect_timeout_s,
             first_byte_timeout_s=d.first_byte_timeout_s,
             idle_timeout_s=d.idle_timeout_s,

@@ -13,7 +13,7 @@ import re
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from contextlib import aclosing
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import structlog
 
@@ -23,8 +23,9 @@ from gateway.pipeline import Call, Embedder, Pipeline, headers_of
 from gateway.routing import Router
 from gateway.telemetry import TraceExporter
 from gateway.types import Chunk, Endpoint, Json, Record
-from gateway.wire.replies import to_response, usage_chunk
-from gateway.wire.sse import DONE, encode_body, encode_event
+from gateway.wire.replies import ChunkWriter, Writer
+from gateway.wire.responses_out import ResponseWriter
+from gateway.wire.sse import encode_body
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -77,6 +78,7 @@ class HotRoutes:
         self._hot: dict[str, tuple[str, str, _Handler]] = {
             "/v1/chat/completions": ("POST", "chat", self._chat),
             "/v1/completions": ("POST", "completion", self._completion),
+            "/v1/responses": ("POST", "responses", self._responses),
             "/v1/embeddings": ("POST", "embeddings", self._embeddings),
             "/v1/models": ("GET", "models", self._models),
             "/v1/fraud/score": ("POST", "fraud", self._score),
@@ -163,35 +165,41 @@ class HotRoutes:
     async def _completion(self, exchange: _Exchange) -> None:
         await self._answer(exchange, "completion")
 
-    async def _answer(self, exchange: _Exchange, endpoint: Endpoint) -> None:
+    async def _responses(self, exchange: _Exchange) -> None:
+        await self._answer(exchange, "responses")
+
+    async def _answer(self, exchange: _Exchange, endpoint: Endpoint | Literal["responses"]) -> None:
         record = exchange.record
         call = Call(exchange.header(b"authorization"), exchange.raw, record)
         exchange.call = call
         whole: list[Chunk] = []
-        chunk: Chunk = {}
+        writer: Writer | None = None
         async with aclosing(self._pipeline.answer(endpoint, call)) as chunks:
             async for chunk in chunks:
                 if not record.stream:
                     whole.append(chunk)
                     continue
-                if not exchange.started:
-                    _add_sources(chunk, call)
+                if writer is None:
+                    writer = exchange.writer = _writer(call)
                     await exchange.start(200, [*STREAM_HEADERS, *headers_of(record), *call.headers])
-                await exchange.send_piece(encode_event(chunk))
+                    await exchange.send_piece(writer.begin() + writer.feed(chunk))
+                    continue
+                await exchange.send_piece(writer.feed(chunk))
+        writer = writer or _writer(call)
         if not record.stream:
-            response = to_response(endpoint, whole, record.usage)
-            _add_sources(response, call)
+            response = writer.whole(whole, record.usage)
             await exchange.respond(200, encode_body(response), [*headers_of(record), *call.headers])
             return
-        last = encode_event(usage_chunk(chunk, record.usage)) if call.request and call.request.include_usage else b""
-        await exchange.end(last + DONE)
+        await exchange.end(writer.end(record.usage))
 
     async def _embeddings(self, exchange: _Exchange) -> None:
-        if self._embedder is None:
-            raise NotFound("This gateway serves no embeddings; set embedding.enabled.")
         call = Call(exchange.header(b"authorization"), exchange.raw, exchange.record)
         exchange.call = call
-        wanted, vectors = await self._pipeline.embed(call, self._embedding_model, self._embedder)
+        made = await self._pipeline.embed(call, self._embedding_model, self._embedder) if self._embedder else None
+        if made is None:
+            await self._answer(exchange, "embedding")
+            return
+        wanted, vectors = made
         coded = wanted.encoding_format == "base64"
         data = [
             {
@@ -248,7 +256,7 @@ class HotRoutes:
         record.error_code = error.code_now
         if exchange.started:
             record.status = record.status or error.status
-            await exchange.end(encode_event(error.body()))  # and no [DONE]: the answer is not whole
+            await exchange.end(exchange.writer.fail(error.body()) if exchange.writer else b"")
             return
         record.status = error.status
         earned = exchange.call.headers if exchange.call else []
@@ -266,15 +274,32 @@ def scope_method(scope: Scope) -> str:
     return method
 
 
-def _add_sources(answer: Json, call: Call) -> None:
-    if call.request is not None and call.request.sources:
-        answer["callgate"] = {"passages": call.request.sources}
+def _writer(call: Call) -> Writer:
+    request = call.request
+    if request is None:
+        raise RuntimeError("an answer without a request")
+    if call.asked is not None:
+        created_s = call.record.started_ns // 1_000_000_000
+        return ResponseWriter(call.asked, call.record.request_id, created_s, request.sources)
+    return ChunkWriter(request.endpoint, request.include_usage, request.sources)
 
 
 class _Exchange:
     """One HTTP request and its response, as far as it has come."""
 
-    __slots__ = ("_headers", "_receive", "_send", "call", "hung_up", "raw", "read_whole", "record", "scope", "started")
+    __slots__ = (
+        "_headers",
+        "_receive",
+        "_send",
+        "call",
+        "hung_up",
+        "raw",
+        "read_whole",
+        "record",
+        "scope",
+        "started",
+        "writer",
+    )
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.scope = scope
@@ -284,6 +309,7 @@ class _Exchange:
         self.raw = b""
         self.started = self.hung_up = self.read_whole = False
         self.call: Call | None = None
+        self.writer: Writer | None = None
         self.record = _new_record(self._headers)
 
     def header(self, name: bytes) -> bytes | None:

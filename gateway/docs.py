@@ -13,6 +13,7 @@ from fastapi.openapi.utils import get_openapi
 
 from gateway.types import Json
 from gateway.wire.parse import SHAPES, Embedding
+from gateway.wire.responses import Responses
 
 _ERROR: Json = {
     "type": "object",
@@ -41,6 +42,7 @@ _ERRORS = {
 _ROUTES: tuple[tuple[str, str, str, str, str], ...] = (
     ("/v1/chat/completions", "post", "chat", "Chat completion, whole or streamed", "ChatRequest"),
     ("/v1/completions", "post", "chat", "Legacy completion, whole or streamed", "CompletionRequest"),
+    ("/v1/responses", "post", "chat", "Response (Responses API, stateless), whole or streamed", "ResponsesRequest"),
     ("/v1/embeddings", "post", "embeddings", "Embeddings by the local MiniLM", "Embedding"),
     ("/v1/models", "get", "models", "Models that this key may use", ""),
     ("/v1/fraud/score", "post", "fraud", "Score one transaction, or a list of them", "Transaction"),
@@ -66,6 +68,7 @@ def _schema(app: FastAPI) -> dict[str, Any]:
         "ChatRequest": SHAPES["chat"],
         "CompletionRequest": SHAPES["completion"],
         "Embedding": Embedding,
+        "ResponsesRequest": Responses,
     }
     _, components = msgspec.json.schema_components(shapes.values(), ref_template="#/components/schemas/{name}")
     known = schema.setdefault("components", {}).setdefault("schemas", {})

@@ -12,15 +12,16 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from gateway.auth import KeyTable
-from gateway.errors import BadRequest
+from gateway.errors import BadRequest, ContentBlocked
 from gateway.limits import Grant, Limiter
 from gateway.routing import Router
 from gateway.types import Caller, ChatRequest, Chunk, Endpoint, Json, Record, Route, Usage
 from gateway.wire.parse import Embedding, parse, parse_embedding
 from gateway.wire.replies import canned, read_usage
+from gateway.wire.responses import parse_responses
 from gateway.wire.texts import chunk_texts
 
 
@@ -42,13 +43,17 @@ class Embedder(Protocol):
 
 @dataclass(slots=True)
 class Call:
-    """One HTTP call as the pipeline sees it. ``headers`` are for the answer; ``request`` is set once the body has been read."""
+    """One HTTP call as the pipeline sees it. ``headers`` are for the answer; ``request`` is set once the body has been read.
+
+    ``asked``: the body as it came, where it was translated (Responses API).
+    """
 
     authorization: bytes | None
     raw: bytes
     record: Record
     headers: list[tuple[bytes, bytes]] = field(default_factory=list)
     request: ChatRequest | None = None
+    asked: Json | None = None
 
 
 class Pipeline:
@@ -71,7 +76,7 @@ class Pipeline:
         self._anonymous = anonymous
         self._clock = clock
 
-    async def answer(self, endpoint: Endpoint, call: Call) -> AsyncGenerator[Chunk]:
+    async def answer(self, endpoint: Endpoint | Literal["responses"], call: Call) -> AsyncGenerator[Chunk]:
         """The answer to a chat or completion request, chunk by chunk; a whole reply is a stream of one chunk.
 
         Raises: an error of gateway/errors.py, before the first chunk or after it.
@@ -79,7 +84,7 @@ class Pipeline:
         caller = await self.authenticate(call)
         request = self.read(endpoint, call)
         route = self.find_route(caller, request)
-        async with await self.reserve(caller, route, request, call) as meter:
+        async with await self.reserve(caller, request, call) as meter:
             await self._steps.redact(route, request)
             await self._steps.check_input(route, request)
             await self._steps.ground(route, request)
@@ -89,20 +94,18 @@ class Pipeline:
                 async for chunk in chunks:
                     yield chunk
 
-    async def embed(self, call: Call, model: str, embedder: Embedder) -> tuple[Embedding, Any]:
-        """The checked request and its vectors. They are made in this process: nothing leaves it."""
+    async def embed(self, call: Call, model: str, embedder: Embedder) -> tuple[Embedding, Any] | None:
+        """The checked request and its vectors, made in this process: nothing leaves it. None when it is for another model."""
         caller = await self.authenticate(call)
         wanted = parse_embedding(call.raw)
         if wanted.model != model:
-            raise BadRequest(f"Embeddings come from '{model}' here.", param="model", code="model_not_found")
-        if wanted.dimensions not in (None, 384):
-            raise BadRequest(
-                f"'{model}' has 384 dimensions; leave the field out.", param="dimensions", code="invalid_value"
-            )
+            return None
+        if wanted.dimensions is not None and wanted.dimensions > 384:
+            raise BadRequest(f"'{model}' has at most 384 dimensions.", param="dimensions", code="invalid_value")
         call.record.route = call.record.model = model
         grant = await self._limiter.reserve(caller, len(call.raw) // 4)
         call.headers.extend(grant.headers())
-        return wanted, await embedder.embed(wanted.texts())
+        return wanted, shortened(await embedder.embed(wanted.texts()), wanted.dimensions)
 
     async def admit(self, call: Call) -> None:
         """For routes beside the models (fraud scores): a known caller within its limits."""
@@ -116,9 +119,13 @@ class Pipeline:
         call.record.key_id = caller.key_id
         return caller
 
-    def read(self, endpoint: Endpoint, call: Call) -> ChatRequest:
+    def read(self, endpoint: Endpoint | Literal["responses"], call: Call) -> ChatRequest:
         """Raises: BadRequest."""
-        body = parse(endpoint, call.raw)
+        if endpoint == "responses":
+            body, call.asked = parse_responses(call.raw)
+            endpoint = "chat"
+        else:
+            body = parse(endpoint, call.raw)
         stream = bool(body.get("stream"))
         include_usage = stream and bool((body.get("stream_options") or {}).get("include_usage"))
         call.record.model, call.record.stream = body["model"], stream
@@ -138,7 +145,8 @@ class Pipeline:
             raise BadRequest(
                 f"{key} is {wanted}; this model allows at most {route.max_tokens}.", param=key, code="invalid_value"
             )
-        body[key] = wanted or route.max_tokens
+        if request.endpoint != "embedding":
+            body[key] = wanted or route.max_tokens
         if request.stream:
             body["stream_options"] = {
                 "include_usage": True
@@ -148,12 +156,11 @@ class Pipeline:
         request.record.parameters = {name: body[name] for name in _PARAMETERS if name in body}
         return route
 
-    async def reserve(self, caller: Caller, route: Route, request: ChatRequest, call: Call) -> Meter:
+    async def reserve(self, caller: Caller, request: ChatRequest, call: Call) -> Meter:
         """Raises: RateLimited, StoreUnavailable."""
         body = request.body
-        most_out = (body.get("max_completion_tokens") or body.get("max_tokens") or route.max_tokens) * (
-            body.get("n") or 1
-        )
+        most_out = body.get("max_completion_tokens") or body.get("max_tokens") or 0
+        most_out *= max(body.get("n") or 1, body.get("best_of") or 1)
         prompt = len(call.raw) // _BYTES_PER_TOKEN
         grant = await self._limiter.reserve(caller, prompt + most_out)
         call.headers.extend(grant.headers())
@@ -163,6 +170,8 @@ class Pipeline:
         """The model's answer, or the refusal that a rail gave in its stead."""
         if request.refusal is not None:
             record = request.record
+            if request.endpoint == "embedding":
+                raise ContentBlocked("The text was refused by this model's policy.", code="content_policy_violation")
             yield canned(
                 request.endpoint,
                 reply_id=f"chatcmpl-{record.request_id}",
@@ -244,6 +253,14 @@ class Meter:
         return Usage(self._prompt_estimate, -(-self._chars // 4), estimated=True)
 
 
+def shortened(vectors: Any, dimensions: int | None) -> Any:
+    """The first ``dimensions`` of each vector, at unit length again, as OpenAI's ``dimensions`` does."""
+    if dimensions is None or dimensions == vectors.shape[1]:
+        return vectors
+    cut = vectors[:, :dimensions]
+    return cut / ((cut * cut).sum(axis=1, keepdims=True) ** 0.5 + 1e-12)
+
+
 def headers_of(record: Record) -> list[tuple[bytes, bytes]]:
     """What the gateway says of a request in response headers: names, digests and counts, never text."""
     pairs: list[tuple[str, Json | str | int]] = [
@@ -251,6 +268,7 @@ def headers_of(record: Record) -> list[tuple[bytes, bytes]]:
         ("x-callgate-trace-id", record.trace_id.hex()),
         ("x-callgate-route", record.route),
         ("x-callgate-deployment", record.deployment),
+        ("x-callgate-model-version", record.upstream_model),
         ("x-callgate-policy", f"{record.policy}@{record.policy_digest[:12]}" if record.policy else ""),
         ("x-callgate-attempts", record.attempts or ""),
     ]

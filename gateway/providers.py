@@ -40,13 +40,16 @@ class HostedProviders:
         headers: Mapping[str, str],
     ) -> AsyncGenerator[Chunk]:
         """As HttpBackends.call. Raises: an UpstreamError."""
-        ask = self._litellm.acompletion if endpoint == "chat" else self._litellm.atext_completion
+        asks = {"chat": "acompletion", "completion": "atext_completion", "embedding": "aembedding"}
+        ask = getattr(self._litellm, asks[endpoint])
+        said = {**body, "model": deployment.provider} | ({"stream": stream} if endpoint != "embedding" else {})
         begun = False
         try:
             reply = await ask(
-                **{**body, "model": deployment.provider, "stream": stream},
+                **said,
                 api_key=deployment.api_key or None,
                 api_base=deployment.base_url or None,
+                api_version=deployment.api_version or None,
                 timeout=timeout_s,
                 max_retries=0,
                 num_retries=0,

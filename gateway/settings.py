@@ -73,7 +73,10 @@ class KeySettings(_Strict):
 
 
 class DeploymentSettings(_Strict):
-    """One backend: an OpenAI-compatible ``base_url`` (ends in /v1), or a LiteLLM ``provider`` string such as anthropic/claude-..."""
+    """One backend: an OpenAI-compatible ``base_url`` (ends in /v1), or a LiteLLM ``provider`` string such as anthropic/claude-...
+
+    ``api_version`` is for providers that version their wire by a parameter (Azure).
+    """
 
     name: Name
     base_url: str = ""
@@ -82,6 +85,7 @@ class DeploymentSettings(_Strict):
     weight: Annotated[float, Field(ge=0, le=1000)] = 1.0
     api_key_env: str = ""
     api_key_file: Path | None = None
+    api_version: Annotated[str, Field(max_length=40)] = ""
     connect_timeout_s: Seconds = 3.0
     first_byte_timeout_s: Seconds = 60.0
     idle_timeout_s: Seconds = 30.0

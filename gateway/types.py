@@ -14,7 +14,8 @@ Chunk = Json
 
 A whole reply is a stream of one Chunk whose ``delta`` is the message."""
 
-Endpoint = Literal["chat", "completion"]
+Endpoint = Literal["chat", "completion", "embedding"]
+"""What a backend is asked for. The Responses API is asked by chat (gateway/wire/responses.py)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +49,7 @@ class Deployment:
     base_url: str = ""
     provider: str = ""
     api_key: str = field(default="", repr=False)
+    api_version: str = ""
     connect_timeout_s: float = 3.0
     first_byte_timeout_s: float = 60.0
     idle_timeout_s: float = 30.0

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import aiohttp
 
 MAX_RESPONSE_BYTES = 32 << 20
-_PATHS: dict[Endpoint, str] = {"chat": "/chat/completions", "completion": "/completions"}
+_PATHS: dict[Endpoint, str] = {"chat": "/chat/completions", "completion": "/completions", "embedding": "/embeddings"}
 
 
 class HttpBackends:

@@ -105,7 +105,7 @@ class Embedding(msgspec.Struct, kw_only=True):
         return [self.input] if isinstance(self.input, str) else self.input
 
 
-SHAPES: dict[Endpoint, type[_Sampling]] = {"chat": _Chat, "completion": _Completion}
+SHAPES: dict[Endpoint, type[_Sampling | Embedding]] = {"chat": _Chat, "completion": _Completion, "embedding": Embedding}
 
 # What a caller must not set: each would move a decision of the operator's into the request (PEERS: CVE-2024-6587, CVE-2025-62164).
 REFUSED_FIELDS = {
@@ -141,17 +141,22 @@ def parse(endpoint: Endpoint, raw: bytes) -> Json:
     Raises: BadRequest naming the field and what would be right.
     """
     body = decode(raw)
-    _convert(body, SHAPES[endpoint])
+    convert(body, SHAPES[endpoint])
+    refuse_control_fields(body)
+    return body
+
+
+def refuse_control_fields(body: Json) -> None:
+    """Raises: BadRequest for a field that is the operator's to decide."""
     for name in body.keys() & REFUSED_FIELDS.keys():
         raise BadRequest(
             f"'{name}' cannot be set in a request: {REFUSED_FIELDS[name]}.", param=name, code="field_refused"
         )
-    return body
 
 
 def parse_embedding(raw: bytes) -> Embedding:
     """Raises: BadRequest naming the field and what would be right."""
-    return _convert(decode(raw), Embedding)
+    return convert(decode(raw), Embedding)
 
 
 def decode(raw: bytes) -> Json:
@@ -191,7 +196,8 @@ def _depth(value: Any) -> int:
     return depth
 
 
-def _convert(body: Json, shape: type[_T]) -> _T:
+def convert(body: Json, shape: type[_T]) -> _T:
+    """The body checked against a shape. Raises: BadRequest naming the field."""
     try:
         return msgspec.convert(body, shape)
     except msgspec.ValidationError as error:

@@ -5,20 +5,75 @@ One path serves whole and streamed replies: a whole response becomes one chunk w
 
 from __future__ import annotations
 
+from typing import Protocol
+
 from gateway.errors import UpstreamInvalid
 from gateway.types import Chunk, Endpoint, Json, Usage
+from gateway.wire.sse import DONE, encode_event
 
 _OBJECTS: dict[Endpoint, tuple[str, str]] = {
     "chat": ("chat.completion", "chat.completion.chunk"),
     "completion": ("text_completion", "text_completion"),
+    "embedding": ("list", "list"),
 }
+
+
+class Writer(Protocol):
+    """How an answer is told in the shape that its caller asked for: whole, or as a stream of events."""
+
+    def whole(self, chunks: list[Chunk], usage: Usage) -> Json: ...
+    def begin(self) -> bytes: ...
+    def feed(self, chunk: Chunk) -> bytes: ...
+    def end(self, usage: Usage) -> bytes: ...
+    def fail(self, error: Json) -> bytes: ...
+
+
+class ChunkWriter:
+    """Chat and legacy completions: the chunks as they are. ``include_usage``: the caller wants a last chunk with what was used.
+
+    ``sources``: passages that the answer may cite, told once.
+    """
+
+    __slots__ = ("_endpoint", "_include_usage", "_last", "_sources")
+
+    def __init__(self, endpoint: Endpoint, include_usage: bool, sources: list[Json]) -> None:
+        self._endpoint = endpoint
+        self._include_usage = include_usage
+        self._sources = sources
+        self._last: Chunk = {}
+
+    def whole(self, chunks: list[Chunk], usage: Usage) -> Json:
+        response = to_response(self._endpoint, chunks, usage)
+        if self._sources:
+            response["callgate"] = {"passages": self._sources}
+        return response
+
+    def begin(self) -> bytes:
+        return b""
+
+    def feed(self, chunk: Chunk) -> bytes:
+        if self._sources and not self._last:
+            chunk["callgate"] = {"passages": self._sources}
+        self._last = chunk
+        return encode_event(chunk)
+
+    def end(self, usage: Usage) -> bytes:
+        return (encode_event(usage_chunk(self._last, usage)) if self._include_usage else b"") + DONE
+
+    def fail(self, error: Json) -> bytes:
+        """The error as the last event, and no [DONE]: the answer is not whole."""
+        return encode_event(error)
 
 
 def to_chunk(endpoint: Endpoint, response: Json) -> Chunk:
     """A whole response as one chunk. It takes ownership of ``response``.
 
-    Raises: UpstreamInvalid when it has no choices, or a choice without its message or text.
+    Raises: UpstreamInvalid when it has no choices, or a choice without its message or text; for embeddings, when it has no data.
     """
+    if endpoint == "embedding":
+        if type(response.get("data")) is not list:
+            raise UpstreamInvalid("The model's server answered without any embedding.")
+        return response
     choices = response.get("choices")
     if type(choices) is not list or not choices:
         raise UpstreamInvalid("The model's server answered without any choice.")
@@ -41,6 +96,8 @@ def to_response(endpoint: Endpoint, chunks: list[Chunk], usage: Usage) -> Json:
     for later in chunks[1:]:
         _join(response, later)
     response["object"] = _OBJECTS[endpoint][0]
+    if endpoint == "embedding":
+        response["usage"] = {"prompt_tokens": usage.prompt_tokens, "total_tokens": usage.prompt_tokens}
     if endpoint == "chat":
         for choice in response["choices"]:
             choice["message"] = choice.pop("delta")
@@ -84,7 +141,7 @@ def read_usage(chunk: Chunk) -> Usage | None:
     usage = chunk.get("usage")
     if type(usage) is not dict:
         return None
-    prompt, completion = usage.get("prompt_tokens"), usage.get("completion_tokens")
+    prompt, completion = usage.get("prompt_tokens"), usage.get("completion_tokens", 0)
     if type(prompt) is not int or type(completion) is not int or prompt < 0 or completion < 0:
         return None
     return Usage(prompt, completion)

@@ -89,5 +89,9 @@ def encode_event(chunk: Json) -> bytes:
     return b"data: " + _encode(chunk) + b"\n\n"
 
 
+def encode_named_event(name: str, data: Json) -> bytes:
+    return b"event: " + name.encode() + b"\ndata: " + _encode(data) + b"\n\n"
+
+
 def encode_body(body: Json) -> bytes:
     return _encode(body)

@@ -37,7 +37,7 @@ class Slot:
 def request_texts(request: ChatRequest) -> list[Slot]:
     """Every text of a request that a person may have written, in the order of the conversation."""
     body = request.body
-    slots = list(_messages(body)) if request.endpoint == "chat" else list(_prompts(body))
+    slots = list(_messages(body) if request.endpoint == "chat" else _prompts(body, _PROMPT[request.endpoint]))
     slots.extend(
         Slot(body, key, "user")
         for key in ("user", "safety_identifier", "prompt_cache_key")
@@ -79,10 +79,13 @@ def _parts(parts: list[Json], role: str) -> Iterator[Slot]:
             yield Slot(file, "filename", role)
 
 
-def _prompts(body: Json) -> Iterator[Slot]:
-    prompt = body["prompt"]
+_PROMPT = {"completion": "prompt", "embedding": "input"}
+
+
+def _prompts(body: Json, key: str) -> Iterator[Slot]:
+    prompt = body[key]
     if type(prompt) is str:
-        yield Slot(body, "prompt", "user")
+        yield Slot(body, key, "user")
     else:
         yield from (Slot(prompt, index, "user") for index in range(len(prompt)))
     if type(body.get("suffix")) is str:
@@ -106,8 +109,8 @@ def refuse_unreadable(body: Json) -> None:
 
 def conversation(request: ChatRequest) -> list[dict[str, str]]:
     """The conversation as rails read it: ``[{"role", "content"}]``, parts joined, tool arguments as text."""
-    if request.endpoint == "completion":
-        prompt = request.body["prompt"]
+    if request.endpoint != "chat":
+        prompt = request.body[_PROMPT[request.endpoint]]
         return [{"role": "user", "content": text} for text in ([prompt] if type(prompt) is str else prompt)]
     messages = []
     for message in request.body["messages"]:

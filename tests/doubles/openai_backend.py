@@ -44,6 +44,7 @@ async def backend() -> AsyncIterator[Backend]:
     app[STATE] = state
     app.router.add_post("/v1/chat/completions", _chat)
     app.router.add_post("/v1/completions", _completion)
+    app.router.add_post("/v1/embeddings", _embeddings)
     app.router.add_get("/v1/models", _models)
     runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=0.1)
     await runner.setup()
@@ -72,6 +73,14 @@ async def _completion(request: web.Request) -> web.StreamResponse:
     return await _answer(
         request, body, body["prompt"] if isinstance(body["prompt"], str) else body["prompt"][0], chat=False
     )
+
+
+async def _embeddings(request: web.Request) -> web.StreamResponse:
+    body = await _received(request)
+    texts = [body["input"]] if isinstance(body["input"], str) else body["input"]
+    data = [{"object": "embedding", "index": i, "embedding": [float(len(text)), 0.5]} for i, text in enumerate(texts)]
+    usage = {"prompt_tokens": 3, "total_tokens": 3}
+    return web.json_response({"object": "list", "data": data, "model": body["model"], "usage": usage})
 
 
 async def _received(request: web.Request) -> dict[str, Any]:
