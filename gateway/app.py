@@ -236,7 +236,6 @@ async def _knowledge(settings: Settings, name: str, embed: Embed | None, stack: 
 
 def _backends(routes: dict[str, Route], stack: AsyncExitStack) -> tuple[HttpBackends, Backend | None]:
     http = HttpBackends()
-    http.open()
     stack.push_async_callback(http.aclose)
     if not any(deployment.provider for route in routes.values() for deployment in route.deployments):
         return http, None

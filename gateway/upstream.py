@@ -10,7 +10,6 @@ import asyncio
 import re
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
-from typing import TYPE_CHECKING
 
 from gateway.errors import (
     UpstreamCut,
@@ -21,12 +20,10 @@ from gateway.errors import (
     UpstreamTimeout,
     UpstreamUnavailable,
 )
+from gateway.http_client import BrokenOff, ConnectFailed, Exchange, HttpError, HttpPool, Patience, Target, TimedOut
 from gateway.types import Chunk, Deployment, Endpoint, Json
 from gateway.wire.replies import to_chunk
 from gateway.wire.sse import EventReader, decode_object, encode_body
-
-if TYPE_CHECKING:
-    import aiohttp
 
 MAX_RESPONSE_BYTES = 32 << 20
 _PATHS: dict[Endpoint, str] = {"chat": "/chat/completions", "completion": "/completions", "embedding": "/embeddings"}
@@ -36,8 +33,8 @@ class HttpBackends:
     """Every OpenAI-compatible backend, through one pool of connections. ``aclose`` ends it."""
 
     def __init__(self, max_connections: int = 1000) -> None:
-        self._max_connections = max_connections
-        self._session: aiohttp.ClientSession | None = None
+        self._pool = HttpPool(max_connections)
+        self._targets: dict[tuple[str, str, str], Target] = {}
 
     async def call(
         self,
@@ -53,91 +50,71 @@ class HttpBackends:
 
         Raises: an UpstreamError. Before the first chunk its ``retryable`` says whether another deployment may be tried.
         """
-        import aiohttp
-
-        session = self._opened()
         payload = encode_body({**body, "model": deployment.model})
-        sent = {"content-type": "application/json", **headers}
-        if deployment.api_key:
-            sent["authorization"] = f"Bearer {deployment.api_key}"
-        timeout = aiohttp.ClientTimeout(
-            total=timeout_s,
-            sock_connect=deployment.connect_timeout_s,
-            sock_read=deployment.idle_timeout_s if stream else None,
-        )
+        # A whole answer comes when it is finished: only the deadline bounds its first byte.
+        first_byte_s = deployment.first_byte_timeout_s if stream else timeout_s
+        patience = Patience(deployment.connect_timeout_s, first_byte_s, deployment.idle_timeout_s, timeout_s)
+        more = "".join([f"{name}: {value}\r\n" for name, value in headers.items()]).encode("latin-1")
         begun = False
         try:
-            async with session.post(
-                deployment.base_url + _PATHS[endpoint],
-                data=payload,
-                headers=sent,
-                timeout=timeout,
-                allow_redirects=False,
-            ) as response:
-                if response.status != 200:
-                    raise await _refusal(response)
+            async with self._pool.send(self._target(deployment, _PATHS[endpoint]), payload, patience, more) as answer:
+                if answer.status != 200:
+                    raise await _refusal(answer)
+                if answer.header(b"content-encoding") not in (None, b"identity"):
+                    raise UpstreamInvalid("The model's server answered with a compression that was not asked for.")
                 if not stream:
-                    yield to_chunk(endpoint, decode_object(await _read(response)))
+                    yield to_chunk(endpoint, decode_object(await _read(answer)))
                     return
-                async with aclosing(_events(response)) as chunks:
+                async with aclosing(_events(answer)) as chunks:
                     async for chunk in chunks:
                         begun = True
                         yield chunk
-        except TimeoutError:
-            raise _cut(begun, UpstreamTimeout("The model did not answer in time.")) from None
-        except aiohttp.ClientConnectorError:
+        except TimedOut as error:
+            raise _cut(
+                begun or (stream and error.begun), UpstreamTimeout("The model did not answer in time.")
+            ) from None
+        except ConnectFailed:
             raise UpstreamUnavailable("The model's server could not be reached.") from None
-        except aiohttp.ClientPayloadError:
-            raise _cut(True, UpstreamUnavailable("")) from None
-        except (aiohttp.ClientError, OSError, ValueError):
-            raise _cut(begun, UpstreamUnavailable("The model's server broke off the connection.")) from None
-
-    def open(self) -> None:
-        """Opens the pool (and imports its library) now rather than at the first request. Needs a running event loop."""
-        self._opened()
+        except BrokenOff as error:
+            broken = UpstreamUnavailable("The model's server broke off the connection.")
+            raise _cut(begun or error.begun, broken) from None
 
     async def is_alive(self, deployment: Deployment, timeout_s: float = 2.0) -> bool:
         """Whether the backend answers a request that costs no tokens (GET /v1/models)."""
-        import aiohttp
-
-        headers = {"authorization": f"Bearer {deployment.api_key}"} if deployment.api_key else {}
+        patience = Patience(timeout_s, timeout_s, timeout_s, timeout_s)
         try:
-            async with self._opened().get(
-                deployment.base_url + "/models",
-                headers=headers,
-                timeout=aiohttp.ClientTimeout(total=timeout_s),
-                allow_redirects=False,
-            ) as response:
-                return response.status < 500
-        except (aiohttp.ClientError, OSError, TimeoutError):
+            async with self._pool.send(self._target(deployment, "/models", "GET"), b"", patience) as answer:
+                alive = answer.status < 500
+                await answer.read(MAX_RESPONSE_BYTES)  # so that the connection can be used again
+                return alive
+        except HttpError:
             return False
 
     async def aclose(self) -> None:
-        if self._session is not None:
-            await self._session.close()
+        await self._pool.aclose()
 
-    def _opened(self) -> aiohttp.ClientSession:
-        import aiohttp
-
-        if self._session is None:
-            self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=self._max_connections, keepalive_timeout=30),
-                cookie_jar=aiohttp.DummyCookieJar(),
-                auto_decompress=True,
-                trust_env=False,
-                skip_auto_headers=("User-Agent", "Accept-Encoding"),
-            )
-        return self._session
+    def _target(self, deployment: Deployment, path: str, method: str = "POST") -> Target:
+        key = (method, deployment.base_url + path, deployment.api_key)
+        found = self._targets.get(key)
+        if found is None:
+            headers = {"accept": "application/json, text/event-stream"}
+            if method == "POST":
+                headers["content-type"] = "application/json"
+            if deployment.api_key:
+                headers["authorization"] = f"Bearer {deployment.api_key}"
+            found = self._targets[key] = Target.of(method, key[1], headers)
+        return found
 
 
-async def _events(response: aiohttp.ClientResponse) -> AsyncGenerator[Chunk]:
-    if response.content_type != "text/event-stream":
+async def _events(answer: Exchange) -> AsyncGenerator[Chunk]:
+    kind = (answer.header(b"content-type") or b"").partition(b";")[0].strip().lower()
+    if kind != b"text/event-stream":
         raise UpstreamInvalid(
             "The model's server answered a streamed request with something that is not an event stream."
         )
     reader = EventReader()
     finished = False
-    async for data in response.content.iter_any():
+    async for data in answer:
         for chunk in reader.feed(data):
             finished = finished or any(choice.get("finish_reason") for choice in chunk.get("choices") or ())
             yield chunk
@@ -150,31 +127,28 @@ async def _events(response: aiohttp.ClientResponse) -> AsyncGenerator[Chunk]:
         raise UpstreamCut("The model's answer ended before it was complete.")
 
 
-async def _read(response: aiohttp.ClientResponse) -> bytes:
-    if (response.content_length or 0) > MAX_RESPONSE_BYTES:
+async def _read(answer: Exchange) -> bytes:
+    length = answer.header(b"content-length") or b""
+    if length.isdigit() and int(length) > MAX_RESPONSE_BYTES:
         raise UpstreamInvalid("The model's server answered with more than 32 MiB.")
-    if response.content_length is not None:
-        return await response.read()
-    pieces, size = [], 0
-    async for piece in response.content.iter_any():
-        size += len(piece)
-        if size > MAX_RESPONSE_BYTES:
-            raise UpstreamInvalid("The model's server answered with more than 32 MiB.")
-        pieces.append(piece)
-    return b"".join(pieces)
+    return await answer.read(MAX_RESPONSE_BYTES)
 
 
 def _cut(begun: bool, otherwise: UpstreamError) -> UpstreamError:
     return UpstreamCut("The model's answer broke off before it was complete.") if begun else otherwise
 
 
-async def _refusal(response: aiohttp.ClientResponse) -> UpstreamError:
+async def _refusal(answer: Exchange) -> UpstreamError:
     """One error for a status other than 200. The backend's own words stay here; only codes on our list are passed on."""
     try:
-        code = error_code(await asyncio.wait_for(response.content.read(65536), 2))
-    except (TimeoutError, OSError):
+        async with asyncio.timeout(2):
+            code = error_code(await answer.read(65536))
+    except (TimeoutError, HttpError):
         code = None
-    return refusal(response.status, code, retry_after(response.headers))
+    waits = {
+        name: (answer.header(name.encode()) or b"").decode("latin-1") for name in ("retry-after-ms", "retry-after")
+    }
+    return refusal(answer.status, code, retry_after(waits))
 
 
 def refusal(status: int, code: str | None, retry_after_s: float | None) -> UpstreamError:
