@@ -38,6 +38,9 @@ STREAM_HEADERS = [
     (b"cache-control", b"no-cache"),
     (b"x-accel-buffering", b"no"),
 ]
+WATCH_AFTER_S = (
+    0.03  # a hang-up is looked for from here on: a task for every request costs 20 microseconds, this timer 2
+)
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}\Z")
 _TRACEPARENT = re.compile(rb"00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})\Z")
 _HOST = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?\Z")
@@ -108,14 +111,14 @@ class HotRoutes:
     async def _serve(self, exchange: _Exchange, method: str, handler: _Handler) -> None:
         """One hot request, from its first byte to its record."""
         self._metrics.in_flight.inc()
-        watcher: asyncio.Task[None] | None = None
+        watch: asyncio.TimerHandle | None = None
         try:
             if scope_method(exchange.scope) != method:
                 raise WrongMethod(f"Use {method} here.")
             if _HOST.match(exchange.header(b"host") or b"localhost") is None:
                 raise BadRequest("The Host header is malformed.", code="invalid_host")
             exchange.raw = await exchange.read(self._max_body_bytes) if method == "POST" else b""
-            watcher = asyncio.create_task(exchange.watch(asyncio.current_task()))
+            watch = asyncio.get_running_loop().call_later(WATCH_AFTER_S, exchange.watch_soon, asyncio.current_task())
             await handler(exchange)
         except CallgateError as error:
             await self._fail(exchange, error)
@@ -130,8 +133,10 @@ class HotRoutes:
             self._log.exception("unexpected", request_id=exchange.record.request_id)
             await self._fail(exchange, CallgateError(f"Internal error; quote request id {exchange.record.request_id}."))
         finally:
-            if watcher is not None:
-                watcher.cancel()
+            if watch is not None:
+                watch.cancel()
+            if exchange.watcher is not None:
+                exchange.watcher.cancel()
             self._metrics.in_flight.dec()
             self._finish(exchange.record)
 
@@ -298,6 +303,7 @@ class _Exchange:
         "record",
         "scope",
         "started",
+        "watcher",
         "writer",
     )
 
@@ -310,6 +316,7 @@ class _Exchange:
         self.started = self.hung_up = self.read_whole = False
         self.call: Call | None = None
         self.writer: Writer | None = None
+        self.watcher: asyncio.Task[None] | None = None
         self.record = _new_record(self._headers)
 
     def header(self, name: bytes) -> bytes | None:
@@ -340,6 +347,9 @@ class _Exchange:
             if not message.get("more_body"):
                 self.read_whole = True
                 return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def watch_soon(self, work: asyncio.Task[Any] | None) -> None:
+        self.watcher = asyncio.create_task(self.watch(work))
 
     async def watch(self, work: asyncio.Task[Any] | None) -> None:
         """Cancels the work on this request when its client goes away."""

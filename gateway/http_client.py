@@ -238,7 +238,7 @@ class _Connection(asyncio.Protocol):
         self._expires = self._until = self._idle_s = 0.0
         self._pieces: list[bytes] = []
         self._buffered = self._header_bytes = 0
-        self._head_done = self._done = self._busy = self._paused = False
+        self._head_done = self._done = self._busy = self._paused = self._keep = False
         self._error: HttpError | None = None
 
     # --- the caller's side
@@ -248,7 +248,7 @@ class _Connection(asyncio.Protocol):
         self.status, self.headers, self.received = 0, {}, False
         self._pieces.clear()
         self._buffered = self._header_bytes = 0
-        self._head_done = self._done = False
+        self._head_done = self._done = self._keep = False
         self._error = None
         self._busy = True
         now = self._loop.time()
@@ -280,7 +280,7 @@ class _Connection(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if self._busy and self._done and not self.closed and self._parser.should_keep_alive():
+        if self._busy and self._done and not self.closed and self._keep:
             self._busy = False
             self._pool.release(self, self._loop.time())
         else:
@@ -387,3 +387,4 @@ class _Connection(asyncio.Protocol):
             self.headers = {}
         else:
             self._done = True
+            self._keep = self._parser.should_keep_alive()  # asked later, the parser has forgotten

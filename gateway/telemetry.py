@@ -1,7 +1,7 @@
 """Requests become traces: records in, OTLP out, in batches, off the request's path.
 
-Spans carry OpenTelemetry's and OpenInference's attributes and are written straight into OTLP protobuf: the SDK costs 245 microseconds CPU
-for the five spans of a guarded request, this 75 (2026-11). Fails open: the queue is bounded, what does not fit or cannot be delivered is
+Spans carry OpenTelemetry's and OpenInference's attributes and are written as OTLP bytes (gateway/otlp.py): the SDK costs 245 microseconds
+CPU for the five spans of a guarded request, the protobuf library 75, this 30 (2026-11). Fails open: the queue is bounded, what does not fit or cannot be delivered is
 dropped and counted, and no request ever waits. It sees redacted text only, because a Record holds nothing else.
 """
 
@@ -16,11 +16,9 @@ from typing import TYPE_CHECKING, Any
 import structlog
 from openinference.semconv.resource import ResourceAttributes
 from openinference.semconv.trace import MessageAttributes, OpenInferenceSpanKindValues, SpanAttributes
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
-from opentelemetry.proto.common.v1.common_pb2 import AnyValue, InstrumentationScope, KeyValue
-from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span, Status
 
 from gateway.metrics import Metrics
+from gateway.otlp import CLIENT, INTERNAL, SERVER, SpanWriter
 from gateway.types import RailResult, Record
 
 if TYPE_CHECKING:
@@ -65,6 +63,7 @@ class TraceExporter:
         }
         self._log = structlog.get_logger("telemetry")
         self._failing = False
+        self._writer = SpanWriter()
 
     def start(self) -> None:
         if self._endpoint:
@@ -116,7 +115,7 @@ class TraceExporter:
         spans = sum(map(count_spans, batch))
         try:
             async with session.post(
-                self._endpoint, data=encode(batch, self._resource), headers=self._headers
+                self._endpoint, data=encode(batch, self._resource, self._writer), headers=self._headers
             ) as response:
                 reason = "" if response.status < 300 else f"status {response.status}"
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
@@ -134,20 +133,14 @@ def count_spans(record: Record) -> int:
     return 1 + bool(record.call_started_ns) + len(record.rails) + len(record.spans)
 
 
-def encode(batch: list[Record], resource: Mapping[str, Any]) -> bytes:
+def encode(batch: list[Record], resource: Mapping[str, Any], writer: SpanWriter) -> bytes:
     """An OTLP ExportTraceServiceRequest, serialised."""
-    spans = ScopeSpans(
-        scope=InstrumentationScope(name="callgate"), spans=[s for record in batch for s in _spans(record)]
-    )
-    message = ResourceSpans(scope_spans=[spans])
-    message.resource.attributes.extend(_attributes(resource))
-    data: bytes = ExportTraceServiceRequest(resource_spans=[message]).SerializeToString()
-    return data
+    return writer.request(resource, [span for record in batch for span in _spans(record, writer)])
 
 
-def _spans(record: Record) -> Iterator[Span]:
+def _spans(record: Record, writer: SpanWriter) -> Iterator[bytes]:
     policy = {"callgate.policy": record.policy, "callgate.policy_digest": record.policy_digest}
-    yield _root(record, policy)
+    yield _root(record, policy, writer)
     for place, step in enumerate(record.spans, 1):
         yield _span(
             record,
@@ -157,18 +150,19 @@ def _spans(record: Record) -> Iterator[Span]:
             step.end_ns,
             {_KIND: step.kind, **policy, **step.attributes},
             step.status,
+            writer,
         )
     place = len(record.spans) + 1
     end_ns = record.call_started_ns or record.ended_ns
     for rail in record.rails:
         last_ns = record.ended_ns if rail.stage == "output" else end_ns
-        yield _rail(record, place, rail, last_ns, policy)
+        yield _rail(record, place, rail, last_ns, policy, writer)
         place += 1
     if record.call_started_ns:
-        yield _llm(record, place, policy)
+        yield _llm(record, place, policy, writer)
 
 
-def _root(record: Record, policy: Mapping[str, Any]) -> Span:
+def _root(record: Record, policy: Mapping[str, Any], writer: SpanWriter) -> bytes:
     attributes: dict[str, Any] = {
         _KIND: _CHAIN,
         "callgate.request_id": record.request_id,
@@ -182,21 +176,20 @@ def _root(record: Record, policy: Mapping[str, Any]) -> Span:
         SpanAttributes.SESSION_ID: record.call_id,
         **policy,
     }
-    span = Span(
-        trace_id=record.trace_id,
-        span_id=record.span_id,
-        parent_span_id=record.parent_span_id,
-        name=f"callgate.{record.endpoint}",
-        kind=Span.SPAN_KIND_SERVER,
-        start_time_unix_nano=record.started_ns,
-        end_time_unix_nano=record.ended_ns,
-        status=_status(record.error_code),
+    return writer.span(
+        record.trace_id,
+        record.span_id,
+        record.parent_span_id,
+        f"callgate.{record.endpoint}",
+        SERVER,
+        record.started_ns,
+        record.ended_ns,
+        attributes,
+        record.error_code,
     )
-    span.attributes.extend(_attributes(attributes))
-    return span
 
 
-def _llm(record: Record, place: int, policy: Mapping[str, Any]) -> Span:
+def _llm(record: Record, place: int, policy: Mapping[str, Any], writer: SpanWriter) -> bytes:
     usage = record.usage
     attributes: dict[str, Any] = {
         _KIND: _LLM,
@@ -226,12 +219,13 @@ def _llm(record: Record, place: int, policy: Mapping[str, Any]) -> Span:
         attributes[prefix + MessageAttributes.MESSAGE_ROLE] = "assistant"
         attributes[prefix + MessageAttributes.MESSAGE_CONTENT] = "".join(record.output)
     failed = record.error_code if record.error_code.startswith("upstream") else ""
-    return _span(
-        record, place, "llm", record.call_started_ns, record.call_ended_ns or record.ended_ns, attributes, failed
-    )
+    ended_ns = record.call_ended_ns or record.ended_ns
+    return _span(record, place, "llm", record.call_started_ns, ended_ns, attributes, failed, writer)
 
 
-def _rail(record: Record, place: int, rail: RailResult, end_ns: int, policy: Mapping[str, Any]) -> Span:
+def _rail(
+    record: Record, place: int, rail: RailResult, end_ns: int, policy: Mapping[str, Any], writer: SpanWriter
+) -> bytes:
     attributes = {
         _KIND: _GUARDRAIL,
         "guardrail.name": rail.rail,
@@ -244,43 +238,22 @@ def _rail(record: Record, place: int, rail: RailResult, end_ns: int, policy: Map
         **policy,
     }
     start_ns = max(record.started_ns, end_ns - int(rail.duration_s * 1e9))
-    return _span(
-        record, place, f"rail.{rail.rail}", start_ns, end_ns, attributes, "not_run" if rail.outcome == "not_run" else ""
-    )
+    failed = "not_run" if rail.outcome == "not_run" else ""
+    return _span(record, place, f"rail.{rail.rail}", start_ns, end_ns, attributes, failed, writer)
 
 
 def _span(
-    record: Record, place: int, name: str, start_ns: int, end_ns: int, attributes: Mapping[str, Any], failed: str
-) -> Span:
+    record: Record,
+    place: int,
+    name: str,
+    start_ns: int,
+    end_ns: int,
+    attributes: Mapping[str, Any],
+    failed: str,
+    writer: SpanWriter,
+) -> bytes:
     own_id = (int.from_bytes(record.span_id, "big") + place) % (1 << 64) or 1
-    span = Span(
-        trace_id=record.trace_id,
-        span_id=own_id.to_bytes(8, "big"),
-        parent_span_id=record.span_id,
-        name=name,
-        kind=Span.SPAN_KIND_CLIENT if name == "llm" else Span.SPAN_KIND_INTERNAL,
-        start_time_unix_nano=start_ns,
-        end_time_unix_nano=end_ns,
-        status=_status(failed),
+    kind = CLIENT if name == "llm" else INTERNAL
+    return writer.span(
+        record.trace_id, own_id.to_bytes(8, "big"), record.span_id, name, kind, start_ns, end_ns, attributes, failed
     )
-    span.attributes.extend(_attributes(attributes))
-    return span
-
-
-def _status(code: str) -> Status:
-    return Status(code=Status.STATUS_CODE_ERROR, message=code) if code else Status(code=Status.STATUS_CODE_OK)
-
-
-def _attributes(values: Mapping[str, Any]) -> Iterator[KeyValue]:
-    for key, value in values.items():
-        if value is None or value == "":
-            continue
-        if type(value) is bool:
-            any_value = AnyValue(bool_value=value)
-        elif type(value) is int:
-            any_value = AnyValue(int_value=value)
-        elif type(value) is float:
-            any_value = AnyValue(double_value=value)
-        else:
-            any_value = AnyValue(string_value=str(value))
-        yield KeyValue(key=key, value=any_value)

@@ -13,6 +13,7 @@ from aiohttp import web
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from gateway.metrics import Metrics
+from gateway.otlp import SpanWriter
 from gateway.telemetry import TraceExporter, count_spans, encode
 from gateway.types import RailResult, Record, Span, Usage
 from tests.doubles.openai_backend import Backend
@@ -78,7 +79,7 @@ def value(metrics: Metrics, name: str, **labels: str) -> float:
 
 
 def test_a_guarded_request_is_a_root_a_span_for_each_rail_and_an_llm_span_of_one_trace() -> None:
-    message = ExportTraceServiceRequest.FromString(encode([record()], {"service.name": "callgate"}))
+    message = ExportTraceServiceRequest.FromString(encode([record()], {"service.name": "callgate"}, SpanWriter()))
     spans = {span.name: span for span in message.resource_spans[0].scope_spans[0].spans}
     assert set(spans) == {"callgate.chat", "rail.redaction", "rail.injection", "llm"}
     assert len({span.span_id for span in spans.values()}) == 4
