@@ -23,11 +23,12 @@ from gateway.asgi import HotRoutes
 from gateway.auth import KeyHasher, KeyTable, StoredKey, read_secret
 from gateway.docs import describe
 from gateway.errors import CallgateError, NotFound, Overloaded, WrongMethod
+from gateway.fleet import Probe
 from gateway.limits import Limiter
 from gateway.metrics import CONTENT_TYPE, Metrics
 from gateway.pipeline import Pipeline
 from gateway.routing import Backend, Router
-from gateway.settings import ModelSettings, Settings, SettingsError
+from gateway.settings import DeploymentSettings, ModelSettings, Settings, SettingsError
 from gateway.stores import RedisStore, StoreError
 from gateway.telemetry import TraceExporter
 from gateway.types import Caller, Deployment, Limits, Route
@@ -92,7 +93,12 @@ async def _lifespan(
         embedder = await _embedder(settings, stack)
         steps = await _steps(settings, embedder.embed if embedder else None, stack)
         http, hosted = _backends(routes, stack)
-        router = Router(routes, http, hosted, rng=random.Random())  # noqa: S311 (weights, not secrets)
+        rng = random.Random()  # noqa: S311 (weights and jitter, not secrets)
+        router = Router(routes, http, hosted, rng=rng, retry_share=settings.routing.retry_share)
+        stack.push_async_callback(router.shadow.aclose)
+        stack.push_async_callback(router.fleet.aclose)
+        router.fleet.watch(http.is_alive, settings.routing.health_interval_s)
+        metrics.watch(router.fleet, router.shadow)
         pipeline = Pipeline(keys, limiter, router, steps, anonymous=Caller("anonymous", "anonymous", limits))
         app.state.hot = HotRoutes(
             pipeline,
@@ -110,7 +116,7 @@ async def _lifespan(
         gc.collect()
         gc.freeze()
         gc.set_threshold(20_000, 20, 50)
-        app.state.ready = lambda: _readiness(store, router, http)
+        app.state.ready = lambda: _readiness(store, router, http.is_alive)
         yield
 
 
@@ -132,23 +138,39 @@ class Door:
 
 
 def _route(model: ModelSettings) -> Route:
-    deployments = tuple(
-        Deployment(
-            name=d.name,
-            model=d.model,
-            weight=d.weight,
-            base_url=d.base_url.rstrip("/"),
-            provider=d.provider,
-            api_key=configuration.api_key(d),
-            api_version=d.api_version,
-            connect_timeout_s=d.connect_timeout_s,
-            first_byte_timeout_s=d.first_byte_timeout_s,
-            idle_timeout_s=d.idle_timeout_s,
-        )
-        for d in model.deployments
-    )
     return Route(
-        model.name, deployments, model.policy, model.knowledge, model.deadline_s, model.max_tokens, model.attempts
+        model.name,
+        tuple(map(_deployment, model.deployments)),
+        model.policy,
+        model.knowledge,
+        model.deadline_s,
+        model.max_tokens,
+        model.attempts,
+        strategy=model.strategy,
+        sticky=model.sticky,
+        fallbacks=model.fallbacks.model_dump(),
+        hedge_after_s=model.hedge_after_s,
+        shadow=_deployment(model.shadow) if model.shadow else None,
+        shadow_share=model.shadow_share,
+    )
+
+
+def _deployment(d: DeploymentSettings) -> Deployment:
+    return Deployment(
+        name=d.name,
+        model=d.model,
+        weight=d.weight,
+        base_url=d.base_url.rstrip("/"),
+        provider=d.provider,
+        api_key=configuration.api_key(d),
+        api_version=d.api_version,
+        arm=d.arm or "",
+        connect_timeout_s=d.connect_timeout_s,
+        first_byte_timeout_s=d.first_byte_timeout_s,
+        idle_timeout_s=d.idle_timeout_s,
+        max_concurrency=d.max_concurrency,
+        max_queue=d.max_queue,
+        queue_timeout_s=d.queue_timeout_s,
     )
 
 
@@ -256,18 +278,19 @@ async def _fraud(settings: Settings, stack: AsyncExitStack) -> FraudSteps | None
     return fraud
 
 
-async def _readiness(store: RedisStore, router: Router, http: HttpBackends) -> dict[str, Any]:
-    """What readiness rests on: the store answers and at least one backend of any route is alive."""
-    deployments = [d for route in router.routes.values() for d in route.deployments if not d.provider]
-    alive = await asyncio.gather(*(http.is_alive(d) for d in deployments))
+async def _readiness(store: RedisStore, router: Router, probe: Probe) -> dict[str, Any]:
+    """What readiness rests on: the store answers and at least one backend of any route is alive, as the last health checks found."""
+    states = [state for state in router.fleet if not state.deployment.provider]
+    if any(state.alive is None for state in states):  # just started or configured anew
+        await router.fleet.check(probe)
     try:
         await store.ping()
         redis = "ok"
     except StoreError as error:
         redis = f"away ({error})"
-    upstreams = {d.name: "ok" if up else "away" for d, up in zip(deployments, alive, strict=True)}
-    hosted = any(d.provider for route in router.routes.values() for d in route.deployments)
-    ready = redis == "ok" and (hosted or any(alive))
+    upstreams = {state.deployment.name: "ok" if state.alive else "away" for state in states}
+    hosted = any(state.deployment.provider for state in router.fleet)
+    ready = redis == "ok" and (hosted or any(state.alive for state in states))
     return {"status": "ready" if ready else "not_ready", "redis": redis, "deployments": upstreams}
 
 

@@ -146,6 +146,14 @@ class UpstreamRateLimited(UpstreamError):
     code = "upstream_rate_limited"
 
 
+class UpstreamBusy(UpstreamError):
+    """Every place of a deployment with a cap is taken, and its queue is full."""
+
+    status = 503
+    type = "server_error"
+    code = "upstream_busy"
+
+
 class UpstreamRejected(UpstreamError):
     """The backend understood and refused: the same request would be refused again."""
 

@@ -5,10 +5,15 @@ Labels come from configuration only (models, deployments, rails, codes): never f
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
 
+from gateway.fleet import Fleet
+from gateway.shadow import Shadow
 from gateway.types import Record
 
 CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
@@ -135,5 +140,40 @@ class Metrics:
             found = self._children[key] = metric.labels(*labels)
         return found
 
+    def watch(self, fleet: Fleet, shadow: Shadow) -> None:
+        """What /metrics reads of the deployments at the moment it is asked."""
+        self.registry.register(_FleetCollector(fleet, shadow))
+
     def exposition(self) -> bytes:
         return generate_latest(self.registry)
+
+
+_BREAKER = {"closed": 0, "half_open": 1, "open": 2}
+
+
+class _FleetCollector(Collector):
+    """Deployments as they are when Prometheus asks."""
+
+    def __init__(self, fleet: Fleet, shadow: Shadow) -> None:
+        self._fleet = fleet
+        self._shadow = shadow
+
+    def collect(self) -> Iterator[Metric]:
+        gauges = {
+            "callgate_breaker_state": ("0 closed, 1 half open, 2 open.", lambda s: _BREAKER[s.breaker.state]),
+            "callgate_deployment_in_flight": ("Requests at the backend.", lambda s: s.in_flight),
+            "callgate_queue_depth": ("Requests that wait for a place.", lambda s: s.waiting),
+            "callgate_deployment_up": (
+                "1 when the last health check was answered.",
+                lambda s: int(s.alive is not False),
+            ),
+        }
+        for name, (text, value) in gauges.items():
+            gauge = GaugeMetricFamily(name, text, labels=["deployment"])
+            for state in self._fleet:
+                gauge.add_metric([state.deployment.name], value(state))  # type: ignore[no-untyped-call]
+            yield gauge
+        copies = CounterMetricFamily("callgate_shadow", "Copies sent to shadows.", labels=["deployment", "outcome"])
+        for (deployment, outcome), count in self._shadow.outcomes.items():
+            copies.add_metric([deployment, outcome], count)
+        yield copies

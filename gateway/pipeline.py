@@ -270,6 +270,9 @@ def headers_of(record: Record) -> list[tuple[bytes, bytes]]:
         ("x-callgate-deployment", record.deployment),
         ("x-callgate-model-version", record.upstream_model),
         ("x-callgate-policy", f"{record.policy}@{record.policy_digest[:12]}" if record.policy else ""),
+        ("x-callgate-arm", record.arm),
+        ("x-callgate-moved", "true" if record.moved else ""),
+        ("x-callgate-fallback", ", ".join(record.fallbacks)),
         ("x-callgate-attempts", record.attempts or ""),
     ]
     if record.call_started_ns:

@@ -75,7 +75,8 @@ class KeySettings(_Strict):
 class DeploymentSettings(_Strict):
     """One backend: an OpenAI-compatible ``base_url`` (ends in /v1), or a LiteLLM ``provider`` string such as anthropic/claude-...
 
-    ``api_version`` is for providers that version their wire by a parameter (Azure).
+    ``arm`` names the side of a rollout (champion, canary). ``max_concurrency`` caps requests in flight in one worker; ``max_queue`` more wait
+    up to ``queue_timeout_s``, the rest are told to come back. ``api_version`` is for providers that version their wire by a parameter (Azure).
     """
 
     name: Name
@@ -89,6 +90,10 @@ class DeploymentSettings(_Strict):
     connect_timeout_s: Seconds = 3.0
     first_byte_timeout_s: Seconds = 60.0
     idle_timeout_s: Seconds = 30.0
+    arm: Name | None = None
+    max_concurrency: Annotated[int, Field(ge=1, le=100_000)] | None = None
+    max_queue: Annotated[int, Field(ge=0, le=100_000)] = 0
+    queue_timeout_s: Seconds = 1.0
 
     @model_validator(mode="after")
     def _one_backend(self) -> DeploymentSettings:
@@ -101,8 +106,22 @@ class DeploymentSettings(_Strict):
         return self
 
 
+class FallbackSettings(_Strict):
+    """Models asked instead, in order, by the reason for which a model's own deployments failed."""
+
+    rate_limit: tuple[Name, ...] = ()
+    context_length: tuple[Name, ...] = ()
+    content_filter: tuple[Name, ...] = ()
+    outage: tuple[Name, ...] = ()
+
+
 class ModelSettings(_Strict):
-    """A model as callers name it. ``policy`` is required: the name of a policy, or null for none at all."""
+    """A model as callers name it. ``policy`` is required: the name of a policy, or null for none at all.
+
+    ``strategy`` orders its deployments; a request with an ``x-call-id`` goes by that id when ``sticky``. ``attempts``: calls of its deployments for
+    one request, before its first byte. ``hedge_after_s``: a second deployment is asked when the first has said nothing for so long.
+    ``shadow``: a deployment that is sent copies (``shadow_share`` of them) and never answers the caller.
+    """
 
     name: Name
     policy: str | None
@@ -111,6 +130,19 @@ class ModelSettings(_Strict):
     deadline_s: Seconds = 120.0
     max_tokens: Annotated[int, Field(ge=1)] = 4096
     attempts: Annotated[int, Field(ge=1, le=10)] = 2
+    strategy: Literal["weighted", "least_busy", "fastest", "prefix"] = "weighted"
+    sticky: bool = True
+    fallbacks: FallbackSettings = FallbackSettings()
+    hedge_after_s: Seconds | None = None
+    shadow: DeploymentSettings | None = None
+    shadow_share: Annotated[float, Field(ge=0, le=1)] = 1.0
+
+
+class RoutingSettings(_Strict):
+    """``retry_share``: retries for each request at most, in every worker and so in the fleet. Health checks cost no tokens (GET /v1/models)."""
+
+    retry_share: Annotated[float, Field(ge=0, le=10)] = 0.2
+    health_interval_s: Seconds = 5.0
 
 
 class TelemetrySettings(_Strict):
@@ -154,6 +186,7 @@ class Settings(_Strict):
     policies: dict[Name, Path] = Field(default_factory=dict)
     knowledge: dict[Name, Path] = Field(default_factory=dict)
     models: Annotated[tuple[ModelSettings, ...], Field(min_length=1)]
+    routing: RoutingSettings = RoutingSettings()
     embedding: EmbeddingSettings = EmbeddingSettings()
     telemetry: TelemetrySettings = TelemetrySettings()
     fraud: FraudSection = FraudSection()
@@ -172,6 +205,13 @@ class Settings(_Strict):
                 raise ValueError(
                     f"model '{model.name}': there is no knowledge base '{model.knowledge}' under knowledge"
                 )
+            for reason, others in model.fallbacks:
+                if strange := [other for other in others if other not in names or other == model.name]:
+                    raise ValueError(f"model '{model.name}': fallbacks.{reason}: '{strange[0]}' is no other model here")
+        named: dict[str, DeploymentSettings] = {}
+        for deployment in (d for model in self.models for d in model.deployments):
+            if named.setdefault(deployment.name, deployment) != deployment:
+                raise ValueError(f"models: '{deployment.name}' names two different deployments; give each its own name")
         loopback = self.server.host in ("127.0.0.1", "::1", "localhost")
         if self.auth == "none" and not loopback:
             raise ValueError("auth: 'none' is only for a gateway that listens on loopback; use 'keys'")

@@ -50,6 +50,10 @@ class Deployment:
     provider: str = ""
     api_key: str = field(default="", repr=False)
     api_version: str = ""
+    arm: str = ""
+    max_concurrency: int | None = None
+    max_queue: int = 0
+    queue_timeout_s: float = 1.0
     connect_timeout_s: float = 3.0
     first_byte_timeout_s: float = 60.0
     idle_timeout_s: float = 30.0
@@ -67,6 +71,12 @@ class Route:
     max_tokens: int
     attempts: int
     created: int = 0
+    strategy: Literal["weighted", "least_busy", "fastest", "prefix"] = "weighted"
+    sticky: bool = True
+    fallbacks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    hedge_after_s: float | None = None
+    shadow: Deployment | None = None
+    shadow_share: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +148,10 @@ class Record:
     deployment: str = ""
     upstream_model: str = ""
     attempts: int = 0
+    arm: str = ""
+    sticky_to: str = ""
+    moved: bool = False
+    fallbacks: list[str] = field(default_factory=list)
     policy: str = ""
     policy_digest: str = ""
     input: list[Json] = field(default_factory=list)
