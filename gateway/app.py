@@ -21,12 +21,14 @@ from starlette.exceptions import HTTPException
 from gateway import settings as configuration
 from gateway.asgi import HotRoutes
 from gateway.auth import KeyHasher, KeyTable, StoredKey, read_secret
+from gateway.cache import Cache
 from gateway.docs import describe
 from gateway.errors import CallgateError, NotFound, Overloaded, WrongMethod
 from gateway.fleet import Probe
 from gateway.limits import Limiter
 from gateway.metrics import CONTENT_TYPE, Metrics
 from gateway.pipeline import Pipeline
+from gateway.reload import Reloader
 from gateway.routing import Backend, Router
 from gateway.settings import DeploymentSettings, ModelSettings, Settings, SettingsError
 from gateway.stores import RedisStore, StoreError
@@ -43,8 +45,11 @@ if TYPE_CHECKING:
 Embed = Callable[[Sequence[str]], Awaitable[Any]]
 
 
-def create_app(settings: Settings) -> FastAPI:
-    """The gateway as an ASGI application. Nothing is opened before its lifespan starts. Raises: SettingsError."""
+def create_app(settings: Settings, file: Path | None = None) -> FastAPI:
+    """The gateway as an ASGI application. Nothing is opened before its lifespan starts. ``file`` is watched for changes.
+
+    Raises: SettingsError.
+    """
     secret = configuration.key_secret(settings)
     hasher = KeyHasher(read_secret(secret) if isinstance(secret, Path) else secret)
     routes = {model.name: _route(model) for model in settings.models}
@@ -52,7 +57,7 @@ def create_app(settings: Settings) -> FastAPI:
         title="Callgate",
         version=version("callgate"),
         description="An OpenAI-compatible gateway with guardrails. Point any OpenAI client's base_url at /v1.",
-        lifespan=lambda app: _remembered(app, _lifespan(app, settings, hasher, routes)),
+        lifespan=lambda app: _remembered(app, _lifespan(app, settings, hasher, routes, file)),
     )
     describe(app)
     _cold_routes(app)
@@ -72,10 +77,10 @@ async def _remembered(app: FastAPI, lifespan: AbstractAsyncContextManager[None])
 
 @asynccontextmanager
 async def _lifespan(
-    app: FastAPI, settings: Settings, hasher: KeyHasher, routes: dict[str, Route]
+    app: FastAPI, settings: Settings, hasher: KeyHasher, routes: dict[str, Route], file: Path | None
 ) -> AsyncIterator[None]:
     async with AsyncExitStack() as stack:
-        metrics = Metrics()
+        metrics = Metrics(configuration.shared_metrics())
         store = RedisStore(settings.redis.url, settings.redis.timeout_s)
         stack.push_async_callback(store.aclose)
         exporter = _exporter(settings, metrics)
@@ -99,7 +104,8 @@ async def _lifespan(
         stack.push_async_callback(router.fleet.aclose)
         router.fleet.watch(http.is_alive, settings.routing.health_interval_s)
         metrics.watch(router.fleet, router.shadow)
-        pipeline = Pipeline(keys, limiter, router, steps, anonymous=Caller("anonymous", "anonymous", limits))
+        cache = Cache(store, embedder.embed if embedder else None)
+        pipeline = Pipeline(keys, limiter, router, steps, cache, anonymous=Caller("anonymous", "anonymous", limits))
         app.state.hot = HotRoutes(
             pipeline,
             router,
@@ -112,10 +118,17 @@ async def _lifespan(
             max_body_bytes=settings.server.max_body_bytes,
         )
         app.state.metrics = metrics
+        if file is not None:
+            reloader = _reloader(file, settings, router, keys, hosted is not None, metrics)
+            app.state.reload = reloader.now
+            stack.push_async_callback(reloader.aclose)
+            if settings.server.reload_s:
+                reloader.start()
         # What was built lives as long as the process; the collector need not walk it again, and requests make little garbage.
         gc.collect()
         gc.freeze()
         gc.set_threshold(20_000, 20, 50)
+        app.state.draining = False
         app.state.ready = lambda: _readiness(store, router, http.is_alive)
         yield
 
@@ -123,8 +136,17 @@ async def _lifespan(
 class Door:
     """What the server runs: hot routes when the lifespan has built them, else FastAPI (which also runs the lifespan)."""
 
-    def __init__(self, settings: Settings) -> None:
-        self._cold = create_app(settings)
+    def __init__(self, settings: Settings, file: Path | None = None) -> None:
+        self._cold = create_app(settings, file)
+
+    def drain(self) -> None:
+        """Readiness goes down; requests are still taken."""
+        self._cold.state.draining = True
+
+    async def reload(self) -> None:
+        """Looks at the settings file now."""
+        if (reload := getattr(self._cold.state, "reload", None)) is not None:
+            await reload()
 
     @property
     def failure(self) -> Exception | None:
@@ -150,6 +172,8 @@ def _route(model: ModelSettings) -> Route:
         sticky=model.sticky,
         fallbacks=model.fallbacks.model_dump(),
         hedge_after_s=model.hedge_after_s,
+        cache_ttl_s=model.cache_ttl_s,
+        cache_similarity=model.cache_similarity,
         shadow=_deployment(model.shadow) if model.shadow else None,
         shadow_share=model.shadow_share,
     )
@@ -171,6 +195,30 @@ def _deployment(d: DeploymentSettings) -> Deployment:
         max_concurrency=d.max_concurrency,
         max_queue=d.max_queue,
         queue_timeout_s=d.queue_timeout_s,
+    )
+
+
+def _reloader(
+    file: Path, settings: Settings, router: Router, keys: KeyTable | None, hosted: bool, metrics: Metrics
+) -> Reloader:
+    def apply(wanted: Settings) -> None:
+        routes = {model.name: _route(model) for model in wanted.models}
+        built = {(r.policy, r.knowledge) for r in router.routes.values()}
+        for route in routes.values():
+            if route.policy not in {p for p, _ in built} | {None} or route.knowledge not in {k for _, k in built} | {
+                None
+            }:
+                message = "uses a policy or knowledge base that no model used at the start; restart the gateway"
+                raise SettingsError(file, None, f"models.{route.model}", message)
+            if not hosted and any(d.provider for d in route.deployments):
+                raise SettingsError(file, None, f"models.{route.model}", "is the first hosted one; restart the gateway")
+        router.replace(routes)
+        if keys is not None:
+            limits = Limits(wanted.limits.requests_per_minute, wanted.limits.tokens_per_minute)
+            keys.configure([StoredKey(**key.model_dump()) for key in wanted.keys], limits)
+
+    return Reloader(
+        file, settings, apply, lambda outcome: metrics.reloads.labels(outcome).inc(), settings.server.reload_s
     )
 
 
@@ -299,6 +347,8 @@ def _cold_routes(app: FastAPI) -> None:
         return {"status": "live"}
 
     async def ready() -> Response:
+        if app.state.draining:
+            return JSONResponse({"status": "draining"}, 503)
         state = await app.state.ready()
         return JSONResponse(state, 200 if state["status"] == "ready" else 503)
 

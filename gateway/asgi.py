@@ -176,6 +176,8 @@ class HotRoutes:
     async def _answer(self, exchange: _Exchange, endpoint: Endpoint | Literal["responses"]) -> None:
         record = exchange.record
         call = Call(exchange.header(b"authorization"), exchange.raw, record)
+        control = exchange.header(b"cache-control")
+        call.fresh = control is not None and (b"no-cache" in control or b"no-store" in control)
         exchange.call = call
         whole: list[Chunk] = []
         writer: Writer | None = None

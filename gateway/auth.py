@@ -127,6 +127,15 @@ class KeyTable:
         self._read_at = float("-inf")
         self._reading: asyncio.Task[None] | None = None
 
+    def configure(self, configured: Iterable[StoredKey], default: Limits) -> None:
+        """New keys and default limits from the settings, in place of the old; those in Redis are read again soon."""
+        self._default = default
+        fresh = {key.hash: key.caller(default) for key in configured}
+        stored = {digest: caller for digest, caller in self._callers.items() if digest not in self._configured}
+        self._configured = fresh
+        self._callers = {**stored, **fresh}
+        self._read_at = float("-inf")
+
     def __len__(self) -> int:
         return len(self._callers)
 

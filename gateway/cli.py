@@ -43,6 +43,9 @@ def build() -> typer.Typer:
     keys.command("list")(list_keys)
     keys.command("revoke")(revoke_key)
     app.add_typer(keys, name="keys")
+    moving = typer.Typer(no_args_is_help=True, help="Settings files: carried over from other gateways.")
+    moving.command("import")(import_config)
+    app.add_typer(moving, name="config")
     for command in sorted(entry_points(group="callgate.commands"), key=lambda entry: entry.name):
         app.add_typer(command.load(), name=command.name)
     return app
@@ -84,8 +87,9 @@ def serve(
     config: ConfigOption = Path("callgate.yaml"),
     host: Annotated[str, typer.Option(help="Address to listen on; beyond loopback a key must exist.")] = "",
     port: Annotated[int, typer.Option(help="Port to listen on; 0 picks a free one.")] = -1,
+    fd: Annotated[int, typer.Option(hidden=True, help="A listening socket handed down by the parent of workers.")] = -1,
 ) -> None:
-    """Serve the gateway alone, in the foreground."""
+    """Serve the gateway alone, in the foreground. SIGHUP looks at the settings file at once; SIGTERM drains."""
     from gateway.serve import serve as run
 
     settings = _load(config)
@@ -93,7 +97,7 @@ def serve(
         update={k: v for k, v in (("host", host), ("port", port)) if v not in ("", -1)}
     )
     try:
-        run(settings.model_copy(update={"server": changed}), config)
+        run(settings.model_copy(update={"server": changed}), config, fd if fd >= 0 else None)
     except SettingsError as error:
         _fail(str(error))
 
@@ -122,6 +126,33 @@ def check(
         print(json.dumps(facts, indent=2))
     else:
         render(facts)
+
+
+def import_config(
+    file: Annotated[Path, typer.Argument(help="A LiteLLM proxy's config.yaml.")],
+    strict: Annotated[bool, typer.Option(help="Exit with 1 when anything could not be carried over.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Turn a LiteLLM config.yaml into a callgate.yaml on standard output; what could not be carried is listed on standard error.
+
+    Example: callgate config import litellm.yaml > callgate.yaml && callgate check
+    """
+    import yaml
+
+    from gateway.config_import import import_litellm
+
+    try:
+        imported = import_litellm(yaml.safe_load(file.read_text(encoding="utf-8")) or {})
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, ValueError, AttributeError) as error:
+        _fail(f"{file}: {error}")
+    if as_json:
+        print(json.dumps({"settings": imported.settings, "lost": imported.lost}, indent=2))
+    else:
+        print(yaml.safe_dump(imported.settings, sort_keys=False, allow_unicode=True), end="")
+        for line in imported.lost:
+            print(f"not carried over: {line}", file=sys.stderr)
+    if strict and imported.lost:
+        raise typer.Exit(1)
 
 
 def show_version() -> None:

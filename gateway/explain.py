@@ -23,8 +23,19 @@ def explain(settings: Settings) -> dict[str, Any]:
                 "knowledge": model.knowledge,
                 "deadline_s": model.deadline_s,
                 "max_tokens": model.max_tokens,
+                "strategy": model.strategy
+                + (", sticky by call id" if model.sticky and len(model.deployments) > 1 else ""),
+                "attempts": model.attempts,
+                "fallbacks": {reason: list(others) for reason, others in model.fallbacks if others},
+                "hedge_after_s": model.hedge_after_s,
+                "shadow": model.shadow.name if model.shadow else None,
                 "deployments": [
-                    {"name": d.name, "to": d.provider or f"{d.base_url} ({d.model})", "weight": d.weight}
+                    {
+                        "name": d.name,
+                        "to": d.provider or f"{d.base_url} ({d.model})",
+                        "weight": d.weight,
+                        "max_concurrency": d.max_concurrency,
+                    }
                     for d in model.deployments
                 ],
             }
@@ -43,6 +54,14 @@ async def _policies(settings: Settings) -> list[dict[str, Any]]:
     return await check_policies(settings, used)
 
 
+def _choosing(model: dict[str, Any]) -> str:
+    lines = [f"{model['strategy']}, {model['attempts']} attempts"]
+    lines += [f"{reason}: then {', '.join(others)}" for reason, others in model["fallbacks"].items()]
+    lines += [f"hedged after {model['hedge_after_s']:g} s"] if model["hedge_after_s"] else []
+    lines += [f"copies to {model['shadow']}"] if model["shadow"] else []
+    return "\n".join(lines)
+
+
 def render(facts: dict[str, Any]) -> None:
     """The facts for a person."""
     from rich.console import Console
@@ -50,11 +69,17 @@ def render(facts: dict[str, Any]) -> None:
 
     console = Console()
     routes = Table(
-        "model", "policy", "knowledge", "deployments", title=f"Routes on {facts['listen']}", title_justify="left"
+        "model",
+        "policy",
+        "knowledge",
+        "deployments",
+        "choosing",
+        title=f"Routes on {facts['listen']}",
+        title_justify="left",
     )
     for model in facts["models"]:
         targets = "\n".join(f"{d['name']} -> {d['to']}, weight {d['weight']:g}" for d in model["deployments"])
-        routes.add_row(model["name"], model["policy"] or "none", model["knowledge"] or "-", targets)
+        routes.add_row(model["name"], model["policy"] or "none", model["knowledge"] or "-", targets, _choosing(model))
     console.print(routes)
     for policy in facts["policies"]:
         title = (

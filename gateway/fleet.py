@@ -8,8 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 
 from gateway.breaker import Breaker
 from gateway.errors import UpstreamBusy
@@ -48,16 +47,8 @@ class DeploymentState:
         """Its first byte came after this long."""
         self.latency_s = seconds if not self.latency_s else self.latency_s + _SMOOTHING * (seconds - self.latency_s)
 
-    @asynccontextmanager
-    async def slot(self) -> AsyncGenerator[None]:
-        """One of its places, waited for in a short queue when it has a cap. Raises: UpstreamBusy."""
-        await self._enter()
-        try:
-            yield
-        finally:
-            self._leave()
-
-    async def _enter(self) -> None:
+    async def enter(self) -> None:
+        """Takes one of its places, waited for in a short queue when it has a cap; ``leave`` gives it back. Raises: UpstreamBusy."""
         cap = self.deployment.max_concurrency
         if cap is None or self.in_flight < cap:
             self.in_flight += 1
@@ -75,13 +66,13 @@ class DeploymentState:
             if not turn.done() or turn.cancelled():
                 self._forget(turn)
             elif asyncio.current_task() is not None and _cancelling():
-                self._leave()  # its place came and its caller went at the same moment
+                self.leave()  # its place came and its caller went at the same moment
 
     def _forget(self, turn: asyncio.Future[None]) -> None:
         if turn in self._queue:
             self._queue.remove(turn)
 
-    def _leave(self) -> None:
+    def leave(self) -> None:
         while self._queue:
             turn = self._queue.popleft()
             if not turn.done():

@@ -6,10 +6,12 @@ Labels come from configuration only (models, deployments, rails, codes): never f
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
 from gateway.fleet import Fleet
@@ -23,10 +25,15 @@ _TOKENS = (1, 4, 16, 64, 256, 1024, 4096, 16384, 65536)
 
 
 class Metrics:
-    """All metrics of one worker, in a registry of its own. ``observe`` is called once a request, off its path."""
+    """All metrics of one worker, in a registry of its own; with a ``shared`` folder, /metrics tells the sum of all workers.
 
-    def __init__(self) -> None:
+    ``observe`` is called once a request, off its path.
+    """
+
+    def __init__(self, shared: Path | None = None) -> None:
         self.registry = CollectorRegistry()
+        self._own = CollectorRegistry()
+        self._shared = shared
         self._children: dict[tuple[Any, tuple[str, ...]], Any] = {}
         self._requests = Counter(
             "callgate_requests",
@@ -87,10 +94,21 @@ class Metrics:
         self._unresolved = Counter(
             "callgate_unresolved_tokens", "Redaction tokens in answers that stood for no value.", registry=self.registry
         )
+        self._cache = Counter(
+            "callgate_cache", "Requests of routes with a cache.", ["model", "outcome"], registry=self.registry
+        )
         self._attempts = Counter(
             "callgate_upstream_attempts", "Calls to backends.", ["deployment"], registry=self.registry
         )
-        self.in_flight = Gauge("callgate_requests_in_flight", "Requests being answered.", registry=self.registry)
+        self.in_flight = Gauge(
+            "callgate_requests_in_flight",
+            "Requests being answered.",
+            registry=self.registry,
+            multiprocess_mode="livesum",
+        )
+        self.reloads = Counter(
+            "callgate_configuration_reloads", "Changes of the settings file.", ["outcome"], registry=self.registry
+        )
         self.dropped = Counter(
             "callgate_exporter_dropped_spans",
             "Spans that never reached the collector.",
@@ -113,6 +131,8 @@ class Metrics:
         if record.error_code:
             child(self._errors, record.error_code).inc()
         child(self._duration, record.endpoint, model).observe((record.ended_ns - record.started_ns) / 1e9)
+        if record.cache:
+            child(self._cache, model, record.cache).inc()
         if record.deployment:
             child(self._attempts, record.deployment).inc(record.attempts)
         if record.call_started_ns:
@@ -142,10 +162,14 @@ class Metrics:
 
     def watch(self, fleet: Fleet, shadow: Shadow) -> None:
         """What /metrics reads of the deployments at the moment it is asked."""
-        self.registry.register(_FleetCollector(fleet, shadow))
+        self._own.register(_FleetCollector(fleet, shadow))
 
     def exposition(self) -> bytes:
-        return generate_latest(self.registry)
+        counted = self.registry
+        if self._shared is not None:
+            counted = CollectorRegistry()
+            MultiProcessCollector(counted, str(self._shared))  # type: ignore[no-untyped-call]
+        return generate_latest(counted) + generate_latest(self._own)
 
 
 _BREAKER = {"closed": 0, "half_open": 1, "open": 2}

@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Any, Literal, Protocol
 
 from gateway.auth import KeyTable
+from gateway.cache import Cache
 from gateway.errors import BadRequest, ContentBlocked
 from gateway.limits import Grant, Limiter
 from gateway.routing import Router
@@ -45,7 +46,7 @@ class Embedder(Protocol):
 class Call:
     """One HTTP call as the pipeline sees it. ``headers`` are for the answer; ``request`` is set once the body has been read.
 
-    ``asked``: the body as it came, where it was translated (Responses API).
+    ``fresh``: a stored answer is not wanted. ``asked``: the body as it came, where it was translated (Responses API).
     """
 
     authorization: bytes | None
@@ -54,6 +55,7 @@ class Call:
     headers: list[tuple[bytes, bytes]] = field(default_factory=list)
     request: ChatRequest | None = None
     asked: Json | None = None
+    fresh: bool = False
 
 
 class Pipeline:
@@ -65,6 +67,7 @@ class Pipeline:
         limiter: Limiter,
         router: Router,
         steps: Steps,
+        cache: Cache,
         *,
         anonymous: Caller,
         clock: Callable[[], float] = time.monotonic,
@@ -73,6 +76,7 @@ class Pipeline:
         self._limiter = limiter
         self._router = router
         self._steps = steps
+        self._cache = cache
         self._anonymous = anonymous
         self._clock = clock
 
@@ -90,9 +94,20 @@ class Pipeline:
             await self._steps.ground(route, request)
             reply = meter(self.call(route, request))
             checked = self._steps.check_output(route, request, reply)
+            if route.cache_ttl_s and request.refusal is None:
+                checked = self.remember(caller, route, request, call, checked)
             async with aclosing(self._steps.restore(route, request, checked)) as chunks:
                 async for chunk in chunks:
                     yield chunk
+
+    def remember(
+        self, caller: Caller, route: Route, request: ChatRequest, call: Call, checked: AsyncGenerator[Chunk]
+    ) -> AsyncGenerator[Chunk]:
+        """The answer through the cache, unless the caller wants a fresh one (Cache-Control: no-cache or no-store)."""
+        if call.fresh:
+            request.record.cache = "bypass"
+            return checked
+        return self._cache.through(caller, route, request, checked)
 
     async def embed(self, call: Call, model: str, embedder: Embedder) -> tuple[Embedding, Any] | None:
         """The checked request and its vectors, made in this process: nothing leaves it. None when it is for another model."""
@@ -223,7 +238,7 @@ class Meter:
             record.call_ended_ns = time.time_ns()
         if record.call_started_ns:
             record.usage = self._usage or self._estimate()
-        self._limiter.settle(self._grant, record.usage.total_tokens)
+        self._limiter.settle(self._grant, record.usage.total_tokens if record.call_started_ns else 0)
 
     async def __call__(self, reply: AsyncGenerator[Chunk]) -> AsyncGenerator[Chunk]:
         request, record = self._request, self._request.record
@@ -239,6 +254,7 @@ class Meter:
                 chunk["model"] = request.model
                 yield chunk
         record.call_ended_ns = time.time_ns()
+        record.usage = self._usage or self._estimate()
 
     def _note(self, record: Record, chunk: Chunk) -> None:
         self._usage = read_usage(chunk) or self._usage
@@ -270,6 +286,7 @@ def headers_of(record: Record) -> list[tuple[bytes, bytes]]:
         ("x-callgate-deployment", record.deployment),
         ("x-callgate-model-version", record.upstream_model),
         ("x-callgate-policy", f"{record.policy}@{record.policy_digest[:12]}" if record.policy else ""),
+        ("x-callgate-cache", record.cache),
         ("x-callgate-arm", record.arm),
         ("x-callgate-moved", "true" if record.moved else ""),
         ("x-callgate-fallback", ", ".join(record.fallbacks)),

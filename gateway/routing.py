@@ -132,8 +132,11 @@ class Router:
             begun = False
             last = deployment
             rivals = order[number + 1 :] if route.hedge_after_s is not None else []
+            attempt = (
+                self._race(route.hedge_after_s or 0.0, request, state, rivals) if rivals else self._ask(state, request)
+            )
             try:
-                async with aclosing(self._race(route, request, state, rivals)) as chunks:
+                async with aclosing(attempt) as chunks:
                     async for chunk in chunks:
                         if (
                             not begun
@@ -151,18 +154,13 @@ class Router:
         raise failed or UpstreamTimeout("The request's deadline passed before a model could be asked.")
 
     async def _race(
-        self, route: Route, request: ChatRequest, state: DeploymentState, rivals: list[Deployment]
+        self, patience_s: float, request: ChatRequest, state: DeploymentState, rivals: list[Deployment]
     ) -> AsyncGenerator[Chunk]:
-        """One attempt; with hedging, a second one joins when the first is slow to begin, and the first to begin wins."""
-        if not rivals or route.hedge_after_s is None:
-            async with aclosing(self._ask(state, request)) as chunks:
-                async for chunk in chunks:
-                    yield chunk
-            return
+        """Hedging: a second deployment joins when the first is slow to begin, and the first to begin wins."""
         racers = [self._ask(state, request)]
         heads = {asyncio.ensure_future(anext(racers[0])): racers[0]}
         try:
-            done, _ = await asyncio.wait(heads, timeout=route.hedge_after_s)
+            done, _ = await asyncio.wait(heads, timeout=patience_s)
             rival = self.fleet[rivals[0]]
             if not done and self._budget.spend() and rival.breaker.allow():
                 racers.append(self._ask(rival, request))
@@ -187,30 +185,33 @@ class Router:
         record.arm = deployment.arm or deployment.name
         traced = "01" if record.sampled else "00"
         headers = {"traceparent": f"00-{record.trace_id.hex()}-{record.span_id.hex()}-{traced}"}
-        told = False
+        told = entered = False
         try:
-            async with state.slot():
-                begun_s = self._clock()
-                chunks = self._backend(deployment).call(
-                    deployment,
-                    request.endpoint,
-                    request.body,
-                    stream=request.stream,
-                    timeout_s=max(0.001, request.deadline - begun_s),
-                    headers=headers,
-                )
-                async with aclosing(chunks):
-                    async for chunk in chunks:
-                        if not told:
-                            told = True
-                            state.answered(self._clock() - begun_s)
-                            state.breaker.succeeded()
-                        yield chunk
+            await state.enter()
+            entered = True
+            begun_s = self._clock()
+            chunks = self._backend(deployment).call(
+                deployment,
+                request.endpoint,
+                request.body,
+                stream=request.stream,
+                timeout_s=max(0.001, request.deadline - begun_s),
+                headers=headers,
+            )
+            async with aclosing(chunks):
+                async for chunk in chunks:
+                    if not told:
+                        told = True
+                        state.answered(self._clock() - begun_s)
+                        state.breaker.succeeded()
+                    yield chunk
         except UpstreamError as error:
             told = True
             _learn(state, error)
             raise
         finally:
+            if entered:
+                state.leave()
             if not told:
                 state.breaker.abandoned()
 

@@ -5,43 +5,102 @@ It owns the process (signals, sockets, logs); gateway/app.py owns what is served
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import os
+import signal
 import socket
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gateway.settings import Settings, SettingsError
+from gateway.settings import Settings, SettingsError, worker_environment
 
 if TYPE_CHECKING:
     import uvicorn
 
+    from gateway.app import Door
+
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
 
-def serve(settings: Settings, config: Path) -> None:
-    """Serves until SIGTERM or SIGINT, then lets open answers finish. Raises: SettingsError for a port in use."""
+def serve(settings: Settings, config: Path, inherited: int | None = None) -> None:
+    """Serves until SIGTERM or SIGINT, then lets open answers finish. ``inherited``: the descriptor of a listening socket (in a worker).
+
+    Raises: SettingsError for a port in use, or parts that several workers cannot share.
+    """
+    set_up_logging(settings.telemetry.log_level)
+    listener = socket.socket(fileno=inherited) if inherited is not None else _listen(settings, config)
+    try:
+        if settings.server.workers > 1 and inherited is None:
+            from gateway.workers import refuse_unshareable, supervise
+
+            refuse_unshareable(settings, config)
+            sys.exit(asyncio.run(supervise(settings, config, listener, worker_environment())))
+        _serve_here(settings, config, listener, worker=inherited is not None)
+    finally:
+        listener.close()
+
+
+def _serve_here(settings: Settings, config: Path, listener: socket.socket, *, worker: bool) -> None:
     import structlog
     import uvicorn
 
     from gateway.app import Door
 
-    set_up_logging(settings.telemetry.log_level)
-    listener = _listen(settings, config)
-    door = Door(settings)
+    door = Door(settings, config if config.exists() else None)
     server = uvicorn.Server(_uvicorn(settings, door))
     try:
-        server.run(sockets=[listener])
+        with asyncio.Runner(loop_factory=_loop) as runner:
+            runner.run(_until_told(server, door, listener, settings.server.lame_duck_s, worker=worker))
     except (KeyboardInterrupt, SystemExit):
         pass
-    finally:
-        listener.close()
     failure = door.failure
     if isinstance(failure, SettingsError):
         raise failure
     if failure is not None or not server.started:
         structlog.get_logger("start").error("the gateway did not start", exc_info=failure)
         sys.exit(1)
+
+
+async def _until_told(
+    server: uvicorn.Server, door: Door, listener: socket.socket, lame_duck_s: float, *, worker: bool
+) -> None:
+    """Serves; SIGTERM and SIGINT drain (a second one hurries), SIGHUP looks at the settings file."""
+    from gateway.workers import leave_with_parent
+
+    loop = asyncio.get_running_loop()
+    pending: set[asyncio.Task[None]] = set()
+
+    def stop() -> None:
+        if server.should_exit or not lame_duck_s:
+            server.force_exit = server.should_exit
+            server.should_exit = True
+            return
+        door.drain()
+        loop.call_later(lame_duck_s, setattr, server, "should_exit", True)
+
+    def reload() -> None:
+        task = asyncio.ensure_future(door.reload())
+        pending.add(task)
+        task.add_done_callback(pending.discard)
+
+    loop.add_signal_handler(signal.SIGTERM, stop)
+    loop.add_signal_handler(signal.SIGINT, stop)
+    loop.add_signal_handler(signal.SIGHUP, reload)
+    leash = leave_with_parent(os.getppid(), stop) if worker else None
+    try:
+        await server._serve([listener])  # its public serve() would take the signals itself
+    finally:
+        if leash is not None:
+            leash.cancel()
+
+
+def _loop() -> asyncio.AbstractEventLoop:
+    import uvloop
+
+    loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
+    return loop
 
 
 def set_up_logging(level: str) -> None:
@@ -77,6 +136,8 @@ def _listen(settings: Settings, config: Path) -> socket.socket:
         listener.close()
         message = f"cannot listen on {host}:{port} ({error.strerror}); choose another with server.port or --port"
         raise SettingsError(config, None, "server.port", message) from None
+    listener.set_inheritable(True)  # workers get it by its number
+    listener.listen(2048)
     return listener
 
 

@@ -37,13 +37,19 @@ Seconds = Annotated[float, Field(gt=0, le=3600)]
 
 
 class ServerSettings(_Strict):
-    """Where the gateway listens and what it takes in."""
+    """Where the gateway listens and what it takes in.
+
+    After SIGTERM readiness goes down, requests are still taken for ``lame_duck_s``, then none are and open answers have ``drain_s`` to finish.
+    ``reload_s``: how often the settings file is looked at for changes; 0: only on SIGHUP.
+    """
 
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8080
     workers: Annotated[int, Field(ge=1, le=64)] = 1
     max_body_bytes: Annotated[int, Field(ge=1024, le=1 << 28)] = 4 << 20
     drain_s: Seconds = 30.0
+    lame_duck_s: Annotated[float, Field(ge=0, le=300)] = 0.0
+    reload_s: Annotated[float, Field(ge=0, le=3600)] = 2.0
 
 
 class RedisSettings(_Strict):
@@ -120,7 +126,8 @@ class ModelSettings(_Strict):
 
     ``strategy`` orders its deployments; a request with an ``x-call-id`` goes by that id when ``sticky``. ``attempts``: calls of its deployments for
     one request, before its first byte. ``hedge_after_s``: a second deployment is asked when the first has said nothing for so long.
-    ``shadow``: a deployment that is sent copies (``shadow_share`` of them) and never answers the caller.
+    ``cache_ttl_s``: how long answers are kept and given again (0: never), to the same key only; ``cache_similarity``: also for questions whose
+    sentence vectors are at least so close (cosine), off by default. ``shadow``: a deployment that is sent copies (``shadow_share`` of them) and never answers the caller.
     """
 
     name: Name
@@ -134,6 +141,8 @@ class ModelSettings(_Strict):
     sticky: bool = True
     fallbacks: FallbackSettings = FallbackSettings()
     hedge_after_s: Seconds | None = None
+    cache_ttl_s: Annotated[float, Field(ge=0, le=30 * 86400)] = 0.0
+    cache_similarity: Annotated[float, Field(ge=0.8, le=1)] | None = None
     shadow: DeploymentSettings | None = None
     shadow_share: Annotated[float, Field(ge=0, le=1)] = 1.0
 
@@ -296,6 +305,17 @@ def otlp_headers(settings: TelemetrySettings, environment: Mapping[str, str] | N
     environment = os.environ if environment is None else environment
     pairs = (pair.partition("=") for pair in environment.get(settings.otlp_headers_env, "").split(",") if "=" in pair)
     return {name.strip(): value.strip() for name, _, value in pairs}
+
+
+def worker_environment(environment: Mapping[str, str] | None = None) -> dict[str, str]:
+    """What workers inherit: all of it, since references and secrets are read from it."""
+    return dict(os.environ if environment is None else environment)
+
+
+def shared_metrics(environment: Mapping[str, str] | None = None) -> Path | None:
+    """The folder in which several workers count together (set by their parent), or None."""
+    value = (os.environ if environment is None else environment).get("PROMETHEUS_MULTIPROC_DIR")
+    return Path(value) if value else None
 
 
 def json_schema() -> dict[str, Any]:

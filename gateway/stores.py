@@ -49,6 +49,23 @@ class RedisStore:
         """Raises: StoreError."""
         await self.bounded(cast(Awaitable[int], self._redis.hset(name, key, cast(str, value))))
 
+    async def read_value(self, name: str) -> bytes | None:
+        """Raises: StoreError."""
+        return await self.bounded(cast("Awaitable[bytes | None]", self._redis.get(name)))
+
+    async def write_value(self, name: str, value: bytes, ttl_s: float) -> None:
+        """Raises: StoreError."""
+        await self.bounded(cast(Awaitable[Any], self._redis.set(name, value, px=max(1, int(ttl_s * 1000)))))
+
+    async def remember_in_hash(self, name: str, key: str, value: bytes, ttl_s: float, most: int) -> None:
+        """Adds to a hash that lives ``ttl_s`` and holds at most ``most`` entries: a full one is begun anew. Raises: StoreError."""
+        async with self._redis.pipeline(transaction=True) as commands:
+            if await self.bounded(cast(Awaitable[int], self._redis.hlen(name))) >= most:
+                commands.delete(name)
+            commands.hset(name, key, cast(str, value))
+            commands.pexpire(name, max(1, int(ttl_s * 1000)))
+            await self.bounded(commands.execute())
+
     async def delete_from_hash(self, name: str, key: str) -> bool:
         """Whether there was such a key. Raises: StoreError."""
         return bool(await self.bounded(cast(Awaitable[int], self._redis.hdel(name, key))))

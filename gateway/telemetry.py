@@ -170,6 +170,7 @@ def _root(record: Record, policy: Mapping[str, Any], writer: SpanWriter) -> byte
         "callgate.key_id": record.key_id,
         "http.response.status_code": record.status,
         "callgate.redacted": json.dumps(dict(record.redacted)) if record.redacted else "",
+        "callgate.cache": record.cache,
         "callgate.unresolved_tokens": record.unresolved_tokens or None,
         SpanAttributes.INPUT_VALUE: record.input[-1]["content"] if record.input else "",
         SpanAttributes.OUTPUT_VALUE: "".join(record.output),

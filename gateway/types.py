@@ -75,6 +75,8 @@ class Route:
     sticky: bool = True
     fallbacks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     hedge_after_s: float | None = None
+    cache_ttl_s: float = 0.0
+    cache_similarity: float | None = None
     shadow: Deployment | None = None
     shadow_share: float = 1.0
 
@@ -148,6 +150,7 @@ class Record:
     deployment: str = ""
     upstream_model: str = ""
     attempts: int = 0
+    cache: str = ""
     arm: str = ""
     sticky_to: str = ""
     moved: bool = False

@@ -86,9 +86,9 @@ def settings_for(tmp_path: Path, backend: Backend, redis_url: str, **changes: An
 
 
 @asynccontextmanager
-async def running(settings: configuration.Settings) -> AsyncIterator[Gateway]:
+async def running(settings: configuration.Settings, file: Path | None = None) -> AsyncIterator[Gateway]:
     """Serves the settings on a free port with the server that production uses."""
-    door = Door(settings)
+    door = Door(settings, file)
     config = uvicorn.Config(
         door, port=0, lifespan="on", log_config=None, access_log=False, ws="none", timeout_graceful_shutdown=2
     )
