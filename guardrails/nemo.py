@@ -86,7 +86,9 @@ def build_rails(policy: Policy, embed: Embed | None) -> dict[str, NemoRail]:
         shown = Path(scratch) / "config"
         shutil.copytree(policy.directory, shown, ignore=_not_nemos)
         return {
-            name: _build(policy, shown, name, rail, embed) for name, rail in policy.rails.items() if rail.mode != "off"
+            name: _build(policy, shown, name, rail, embed)
+            for name, rail in policy.rails.items()
+            if rail.mode != "off" and rail.flow is not None
         }
 
 

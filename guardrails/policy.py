@@ -35,13 +35,14 @@ def _not_a_yaml_bool(value: Any) -> Any:
 
 
 class RailSettings(_Strict):
-    """One rail: a flow of the NeMo configuration, and how it is run.
+    """One rail: a ``flow`` of the NeMo configuration or a ``detector`` of ours, and how it is run.
 
     ``respond``: a block is told as an error, or as ``refusal``. ``fail``: what happens when it cannot run within ``deadline_ms``.
     ``threshold`` goes to our own detectors; NeMo's flows have their own settings.
     """
 
-    flow: Annotated[str, Field(min_length=1)]
+    flow: Annotated[str, Field(min_length=1)] | None = None
+    detector: Literal["topic"] | None = None
     stage: Literal["input", "output"]
     mode: Annotated[Literal["enforce", "monitor", "off"], BeforeValidator(_not_a_yaml_bool)] = "enforce"
     fail: Literal["open", "closed"] = "closed"
@@ -49,6 +50,17 @@ class RailSettings(_Strict):
     threshold: Annotated[float, Field(ge=0, le=1)] | None = None
     respond: Literal["error", "refusal"] = "error"
     refusal: str = ""
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> RailSettings:
+        if (self.flow is None) == (self.detector is None):
+            raise ValueError("needs either flow (of config.yml) or detector (topic)")
+        return self
+
+    @property
+    def runs(self) -> str:
+        """What it runs, in words."""
+        return f"flow '{self.flow}'" if self.flow is not None else f"detector '{self.detector}'"
 
     @model_validator(mode="after")
     def _refusal_has_words(self) -> RailSettings:

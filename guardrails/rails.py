@@ -11,12 +11,17 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
+from guardrails.direct import DirectRail, build_direct
 from guardrails.nemo import Check, Embed, NemoRail, build_rails
 from guardrails.policy import Policy, RailSettings
 from guardrails.verdict import Outcome, Ruling, Stage, Verdict
 
 Messages = Sequence[Mapping[str, str]]
-_COST = {"iorails": "0.1 ms CPU a check (catalogue rail)", "colang": "6 ms CPU a check (Colang flow)"}
+_COST = {
+    "direct": "our detector, called directly",
+    "iorails": "0.1 ms CPU a check (catalogue rail)",
+    "colang": "6 ms CPU a check (Colang flow)",
+}
 
 
 class Rails:
@@ -26,12 +31,14 @@ class Rails:
         self.policy = policy
         self._embed = embed
         self._clock = clock
-        self._built: dict[str, NemoRail] = {}
+        self._built: dict[str, NemoRail | DirectRail] = {}
 
     async def start(self) -> None:
         """Builds NeMo in a thread. Raises: PolicyError."""
         embed = _bound(self._embed) if self._embed is not None else None
-        self._built = await asyncio.to_thread(build_rails, self.policy, embed)
+        flows = any(rail.flow is not None and rail.mode != "off" for rail in self.policy.rails.values())
+        nemo = await asyncio.to_thread(build_rails, self.policy, embed) if flows else {}
+        self._built = {**nemo, **build_direct(self.policy, self._embed)}
 
     @property
     def checks_output(self) -> bool:
@@ -73,7 +80,7 @@ class Rails:
             {
                 "rail": name,
                 "stage": rail.stage,
-                "flow": rail.flow,
+                "runs": rail.runs,
                 "mode": rail.mode,
                 "fail": rail.fail,
                 "deadline_ms": rail.deadline_ms,
@@ -106,7 +113,7 @@ class Rails:
             if outcome is Outcome.REWRITE
             else None
         )
-        reason = f"flow '{rail.flow}'" if outcome is not Outcome.PASS else ""
+        reason = rail.runs if outcome is not Outcome.PASS else ""
         said = check.said
         return Verdict(
             name, rail.stage, outcome, reason, text, said.score, said.threshold, duration_s, rail.mode == "enforce"

@@ -87,7 +87,7 @@ def serve(profile: str, port: int, upstream: str) -> None:
         if guarded:
             watching = Path(shutil.copytree(ROOT / "guardrails/policies/call-centre", Path(folder) / "policy"))
             policy = watching / "policy.yaml"
-            policy.write_text(policy.read_text().replace("flow: check topic", "flow: check topic\n    mode: monitor"))
+            policy.write_text(policy.read_text().replace("detector: topic", "detector: topic\n    mode: monitor"))
             data["policies"] = {"call-centre": str(watching)}
         path = Path(folder) / "callgate.yaml"
         path.write_text(yaml.safe_dump({**data, "state_dir": folder}))

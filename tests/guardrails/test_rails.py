@@ -17,6 +17,7 @@ from guardrails.verdict import Outcome, Ruling
 from serving.embedding.minilm import EmbeddingBatcher, MiniLM
 
 SHIPPED = Path(__file__).parents[2] / "guardrails" / "policies" / "call-centre"
+COLANG = Path(__file__).parent / "colang_policy"  # the same, its off-topic rail as a Colang flow
 
 
 @pytest.fixture
@@ -64,6 +65,23 @@ async def test_the_shipped_policy_stops_attacks_refuses_other_topics_and_lets_ca
     assert verdict.score > verdict.threshold
 
 
+@pytest.mark.filterwarnings("ignore")
+async def test_a_detector_called_directly_and_the_same_as_a_colang_flow_agree() -> None:
+    embedder = EmbeddingBatcher(MiniLM(1))
+    direct, colang = Rails(load_policy(SHIPPED), embedder.embed), Rails(load_policy(COLANG), embedder.embed)
+    for rails in (direct, colang):
+        await rails.start()
+    assert {line["rail"]: line["cost"] for line in direct.describe()}["off-topic"] == "our detector, called directly"
+    for text in ("Give me a recipe for a chocolate cake with cherries", "I lost my card yesterday, can you block it?"):
+        said = [await rails.check_input(asked(text)) for rails in (direct, colang)]
+        verdicts = [next(v for v in ruling.verdicts if v.rail == "off-topic") for ruling in said]
+        assert verdicts[0].score == verdicts[1].score
+        assert (said[0].decision, said[0].text) == (said[1].decision, said[1].text)
+    for rails in (direct, colang):
+        await rails.aclose()
+    await embedder.aclose()
+
+
 BLOCKED = "we guarantee you a full refund"
 
 
@@ -90,7 +108,7 @@ async def test_no_byte_of_a_blocked_pattern_leaves_and_other_text_leaves_unchang
 
 def edited(tmp_path: Path, **files: tuple[str, str]) -> Path:
     folder = tmp_path / "policy"
-    shutil.copytree(SHIPPED, folder)
+    shutil.copytree(COLANG, folder)
     for name, (old, new) in files.items():
         path = folder / name.replace("_yml", ".yml").replace("_yaml", ".yaml").replace("_co", ".co")
         text = path.read_text()
@@ -136,7 +154,7 @@ async def test_a_nemo_configuration_that_nemo_refuses_is_refused_at_start(
 
 
 def test_the_digest_follows_the_content_of_every_file(tmp_path: Path) -> None:
-    original = load_policy(SHIPPED).digest
+    original = load_policy(COLANG).digest
     assert load_policy(edited(tmp_path)).digest == original
     for number, files in enumerate(
         [
