@@ -15,17 +15,10 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from gateway.yaml_text import Place, expand, line_at, lines_of, put
+from gateway.yaml_text import SettingsError as SettingsError  # noqa: PLC0414 (the error of this module, to whoever loads settings)
+
 SCHEMA_FILE = Path(__file__).with_name("callgate.schema.json")
-_REFERENCE = re.compile(r"\$\{([A-Z][A-Z0-9_]*)(?::-([^}]*))?\}")
-
-
-class SettingsError(Exception):
-    """A setting that cannot be used. ``str`` gives one line: file, line, key, what is wrong and what would be right."""
-
-    def __init__(self, file: Path, line: int | None, key: str, message: str) -> None:
-        place = f"{file}:{line}" if line else str(file)
-        super().__init__(f"{place}: {key}: {message}" if key else f"{place}: {message}")
-        self.file, self.line, self.key, self.message = file, line, key, message
 
 
 class _Strict(BaseModel):
@@ -248,11 +241,11 @@ def load(path: Path, environment: Mapping[str, str] | None = None) -> Settings:
         raise SettingsError(path, mark.line + 1 if mark else None, "", f"{problem}; expected YAML") from None
     if not isinstance(data, dict):
         raise SettingsError(path, 1, "", "must be a mapping with a key 'models'")
-    lines = _lines(node)
-    data = _expand(data, environment, path, lines, ())
+    lines = lines_of(node)
+    data = expand(data, environment, path, lines, ())
     for variable, keys in _OVERRIDES.items():
         if value := environment.get(variable):
-            _set(data, keys, value)
+            put(data, keys, value)
     try:
         settings = Settings.model_validate(data)
     except ValidationError as error:
@@ -323,67 +316,12 @@ def json_schema() -> dict[str, Any]:
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Settings.model_json_schema()}
 
 
-# --- lines, references, messages -----------------------------------------------------------------------------------------
-
-_Path = tuple[str | int, ...]
-
-
-def _lines(node: yaml.Node | None, at: _Path = ()) -> dict[_Path, int]:
-    """The line (from 1) of every key and item in a YAML document."""
-    if node is None:
-        return {}
-    lines = {at: node.start_mark.line + 1}
-    if isinstance(node, yaml.MappingNode):
-        for key, value in node.value:
-            inner = (*at, str(key.value))
-            lines.update(_lines(value, inner))
-            lines[inner] = key.start_mark.line + 1
-    elif isinstance(node, yaml.SequenceNode):
-        for index, value in enumerate(node.value):
-            lines.update(_lines(value, (*at, index)))
-    return lines
-
-
-def _line(lines: Mapping[_Path, int], at: _Path) -> int | None:
-    while at and at not in lines:
-        at = at[:-1]
-    return lines.get(at)
-
-
-def _expand(value: Any, environment: Mapping[str, str], file: Path, lines: Mapping[_Path, int], at: _Path) -> Any:
-    if isinstance(value, dict):
-        return {key: _expand(item, environment, file, lines, (*at, str(key))) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_expand(item, environment, file, lines, (*at, index)) for index, item in enumerate(value)]
-    if not isinstance(value, str):
-        return value
-
-    def resolve(match: re.Match[str]) -> str:
-        name: str = match.group(1)
-        default: str | None = match.group(2)
-        found: str | None = environment.get(name) or default
-        if found is None:
-            key = ".".join(map(str, at))
-            raise SettingsError(
-                file, _line(lines, at), key, f"the environment has no {name}; set it, or write ${{{name}:-default}}"
-            )
-        return found
-
-    return _REFERENCE.sub(resolve, value)
-
-
-def _set(data: dict[str, Any], keys: tuple[str, ...], value: str) -> None:
-    for key in keys[:-1]:
-        data = data.setdefault(key, {})
-    data[keys[-1]] = value
-
-
-def _explained(file: Path, lines: Mapping[_Path, int], error: ValidationError) -> SettingsError:
+def _explained(file: Path, lines: Mapping[Place, int], error: ValidationError) -> SettingsError:
     found = error.errors(include_input=False, include_url=False)
     first = min(
         found, key=lambda one: one["type"] != "extra_forbidden"
     )  # a misspelt key often makes another one missing
-    at: _Path = tuple(first["loc"])
+    at: Place = tuple(first["loc"])
     key = ".".join(map(str, at))
     if first["type"] == "extra_forbidden":
         allowed = ", ".join(sorted(_fields_at(at[:-1])))
@@ -393,10 +331,10 @@ def _explained(file: Path, lines: Mapping[_Path, int], error: ValidationError) -
     else:
         message = first["msg"].removeprefix("Value error, ")
     more = error.error_count() - 1
-    return SettingsError(file, _line(lines, at), key, message + (f" (and {more} more)" if more else ""))
+    return SettingsError(file, line_at(lines, at), key, message + (f" (and {more} more)" if more else ""))
 
 
-def _fields_at(at: _Path) -> set[str]:
+def _fields_at(at: Place) -> set[str]:
     model: Any = Settings
     for step in at:
         if isinstance(step, int):
