@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import hashlib
 import json
 import os
@@ -148,13 +149,14 @@ async def run_node(gateway: Gateway, script: str) -> Any:
         assert child.returncode == 0, err.decode()[-2000:]
         return out.decode()
 
-    if not (folder / "installed").exists():
-        await run("npm", "ci", "--no-fund", "--no-audit", "--silent")
-        (folder / "installed").touch()
+    with (folder / "lock").open("w") as lock_file:  # test processes share the folder
+        await asyncio.to_thread(fcntl.flock, lock_file, fcntl.LOCK_EX)
+        if not (folder / "installed").exists():
+            await run("npm", "ci", "--no-fund", "--no-audit", "--silent")
+            (folder / "installed").touch()
     return json.loads(await run("node", script))
 
 
-@pytest.mark.xdist_group("node")
 async def test_the_vercel_sdk_chats_streams_calls_tools_and_uses_the_responses_api(gateway: Gateway) -> None:
     seen = await run_node(gateway, "vercel.mjs")
     assert (seen["chat"], seen["stream"], seen["usage"]) == ("hello there", "hello there", 18)
@@ -163,7 +165,6 @@ async def test_the_vercel_sdk_chats_streams_calls_tools_and_uses_the_responses_a
     assert seen["error"] == [429, True]
 
 
-@pytest.mark.xdist_group("node")
 async def test_the_node_client_does_all_that_and_raises_its_own_exceptions(gateway: Gateway) -> None:
     seen = await run_node(gateway, "client.mjs")
     assert (seen["chat"], seen["stream"], seen["usage"], seen["dimensions"]) == ("hello there", "hello there", 18, 384)
