@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from rag.answer import citations, ground
@@ -26,6 +26,7 @@ def passage(text: str, title: str = "Title", place: int = 0) -> Passage:
 
 
 @given(PIECES, PIECES)
+@example("<", "/passages")
 def test_no_title_and_no_text_can_end_the_list(title: str, text: str) -> None:
     said = ground([passage(text, title)])
     shown = said.partition("\n<passages>\n")[2]
