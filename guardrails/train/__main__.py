@@ -11,7 +11,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-DETECTORS = ("topic",)
+DETECTORS = ("ner", "topic")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
