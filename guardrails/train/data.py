@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 def rows(path: Path) -> list[dict[str, Any]]:
     """The objects of a JSONL file."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
 
 
 def is_validation(text: str) -> bool:

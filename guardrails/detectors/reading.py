@@ -1,0 +1,100 @@
+"""One text as the trained rails read it, made once for all of them: its segments, what was hidden in it, n-grams, and sentence vectors when asked.
+
+It judges nothing and keeps no text: a Reading lives as long as the check that it was made for, and scores are remembered by keyed digest alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import secrets
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Sequence
+from functools import cached_property
+from typing import Generic, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from guardrails.detectors.ngrams import Grams, grams, segments
+from guardrails.detectors.normalise import hidden, plain, unleeted
+
+Embed = Callable[[Sequence[str]], Awaitable[NDArray[np.float32]]]
+REMEMBERED = 4096
+_KEY = secrets.token_bytes(16)
+Score = TypeVar("Score")
+
+
+class Reading:
+    """A text and what is derived from it, each derived once. Without ``embed`` there are no vectors."""
+
+    def __init__(self, text: str, embed: Embed | None) -> None:
+        self.text = text
+        self._embed = embed
+        self._vectors: dict[int, asyncio.Future[NDArray[np.float32]]] = {}
+
+    @cached_property
+    def plain(self) -> str:
+        return plain(self.text)
+
+    @cached_property
+    def digest(self) -> bytes:
+        """Of the text as it came, under a key of this process (plain texts are alike where what they hide is not)."""
+        return hashlib.blake2b(self.text.encode("utf-8", "surrogatepass"), key=_KEY, digest_size=16).digest()
+
+    @cached_property
+    def shown(self) -> int:
+        """How many of the pieces are the text itself; the rest was hidden in it."""
+        return len(segments(self.plain))
+
+    @cached_property
+    def pieces(self) -> list[str]:
+        """Segments of the text, then those of what was hidden in it; all plain, each of at most 300 characters."""
+        out = segments(self.plain)
+        letters = unleeted(self.text)
+        for other in ([letters] if letters is not self.text else []) + hidden(self.text):
+            out += segments(plain(other))
+        return out
+
+    @cached_property
+    def grams(self) -> list[Grams]:
+        """Of each piece."""
+        return [grams(piece) for piece in self.pieces]
+
+    async def vectors(self, places: Sequence[int]) -> NDArray[np.float32]:
+        """Unit vectors of some pieces, shape (n, 384); rails that want the same piece share one run.
+
+        Raises: RuntimeError without embeddings, and whatever the model raises.
+        """
+        if self._embed is None:
+            raise RuntimeError("this rail needs embeddings; set embedding.enabled")
+        new = [place for place in places if place not in self._vectors]
+        if new:
+            waiting = asyncio.ensure_future(self._embed([self.pieces[place] for place in new]))
+            for row, place in enumerate(new):
+                self._vectors[place] = asyncio.ensure_future(_row(waiting, row))
+        return np.stack([await asyncio.shield(self._vectors[place]) for place in places])
+
+
+async def _row(waiting: asyncio.Future[NDArray[np.float32]], row: int) -> NDArray[np.float32]:
+    vector: NDArray[np.float32] = (await asyncio.shield(waiting))[row]
+    return vector
+
+
+class Remembered(Generic[Score]):
+    """The last 4,096 scores by digest of their text; no text is kept."""
+
+    def __init__(self) -> None:
+        self._known: OrderedDict[bytes, Score] = OrderedDict()
+
+    def get(self, digest: bytes) -> Score | None:
+        known = self._known.get(digest)
+        if known is not None:
+            self._known.move_to_end(digest)
+        return known
+
+    def keep(self, digest: bytes, score: Score) -> Score:
+        self._known[digest] = score
+        if len(self._known) > REMEMBERED:
+            self._known.popitem(last=False)
+        return score
