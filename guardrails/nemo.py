@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from guardrails.detectors.topic import TopicDetector, TopicHead
-from guardrails.policy import NEMO_SUFFIXES, Policy, PolicyError, RailSettings
+from guardrails.policy import NEMO_SUFFIXES, NOT_NEMOS, Policy, PolicyError, RailSettings
 
 Embed = Callable[[Sequence[str]], Awaitable[NDArray[np.float32]]]
 
@@ -108,7 +108,7 @@ def _not_nemos(_: str, names: list[str]) -> list[str]:
     return [
         name
         for name in names
-        if name == "policy.yaml" or (Path(name).suffix and Path(name).suffix not in NEMO_SUFFIXES)
+        if name in NOT_NEMOS or (Path(name).suffix and Path(name).suffix not in NEMO_SUFFIXES)
     ]
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,7 +15,10 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from guardrails.parts import located, parts_of
+
 NEMO_SUFFIXES = {".yml", ".yaml", ".co"}
+NOT_NEMOS = ("policy.yaml", "tests.yaml")  # ours: NeMo must not read them
 
 
 class PolicyError(Exception):
@@ -77,19 +81,24 @@ class OutputSettings(_Strict):
 
 
 class PolicyFile(_Strict):
-    """policy.yaml. ``redaction`` is checked by whoever redacts."""
+    """policy.yaml. ``redaction`` is checked by whoever redacts. ``budget_ms``: what all rails of a stage may take together."""
 
     version: Literal[1]
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
     description: str = ""
     rails: dict[Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")], RailSettings]
     output: OutputSettings = OutputSettings()
+    budget_ms: Annotated[int, Field(ge=1, le=60_000)] | None = None
     redaction: dict[str, Any] = Field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """A policy as loaded. ``digest``: hex SHA-256 over the canonical policy.yaml and every file of the NeMo configuration."""
+    """A policy as loaded. ``digest``: hex SHA-256 over the canonical policy.yaml, every file of the NeMo configuration, and ``parts``.
+
+    ``parts``: weights and other files that its verdicts rest on (guardrails/parts.py), each with its own digest.
+    ``redaction_digest`` names what redaction does alone: two policies that share it redact alike.
+    """
 
     name: str
     digest: str
@@ -97,6 +106,9 @@ class Policy:
     rails: dict[str, RailSettings]
     output: OutputSettings
     redaction: dict[str, Any]
+    parts: Mapping[str, str]
+    redaction_digest: str
+    budget_ms: int | None = None
 
 
 def load_policy(directory: Path) -> Policy:
@@ -128,17 +140,38 @@ def load_policy(directory: Path) -> Policy:
             "there is no such file",
             "a NeMo Guardrails configuration belongs beside policy.yaml",
         )
-    return Policy(policy.name, digest(directory, policy), directory, policy.rails, policy.output, policy.redaction)
+    redaction = located(policy.redaction, directory)
+    parts = parts_of((rail.detector for rail in policy.rails.values() if rail.detector), redaction)
+    return Policy(
+        policy.name,
+        digest(directory, policy, parts),
+        directory,
+        policy.rails,
+        policy.output,
+        redaction,
+        parts,
+        _canonical({"settings": policy.redaction, "parts": {k: v for k, v in parts.items() if "redaction" in k}}),
+        policy.budget_ms,
+    )
 
 
-def digest(directory: Path, policy: PolicyFile) -> str:
-    """The name of a policy by its content: any changed byte of a NeMo file, or changed value of policy.yaml, changes it."""
-    total = hashlib.sha256(json.dumps(policy.model_dump(mode="json"), sort_keys=True).encode())
-    for path in sorted(directory.rglob("*")):
-        if path.suffix in NEMO_SUFFIXES and path.name != "policy.yaml" and path.is_file():
-            content = path.read_bytes()
-            total.update(f"\0{path.relative_to(directory).as_posix()}\0{len(content)}\0".encode() + content)
+def digest(directory: Path, policy: PolicyFile, parts: Mapping[str, str]) -> str:
+    """The name of a policy by its content: any changed byte of a NeMo file or weight, or changed value of policy.yaml, changes it."""
+    total = hashlib.sha256(_canonical({"policy": policy.model_dump(mode="json"), "parts": dict(parts)}).encode())
+    for name, content in files_of(directory).items():
+        if name not in NOT_NEMOS:
+            total.update(f"\0{name}\0{len(content)}\0".encode() + content)
     return total.hexdigest()
+
+
+def files_of(directory: Path) -> dict[str, bytes]:
+    """The files that make a policy, by their path in it, in order: policy.yaml, the NeMo configuration, its own test cases."""
+    paths = (path for path in directory.rglob("*") if path.suffix in NEMO_SUFFIXES and path.is_file())
+    return {path.relative_to(directory).as_posix(): path.read_bytes() for path in sorted(paths)}
+
+
+def _canonical(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def _lines(node: yaml.Node | None, at: tuple[str | int, ...] = ()) -> dict[tuple[str | int, ...], int]:

@@ -1,6 +1,6 @@
 """Rails at work: what a policy's rails decide on an input, and on an answer before its bytes leave.
 
-It knows texts and verdicts, not HTTP and not NeMo (guardrails/nemo.py). Fails closed: a rail that raises or is late did not run, and unless
+It knows texts and verdicts, not HTTP and not NeMo (guardrails/nemo.py). A ruling is a function of text and policy. Fails closed: a rail that raises or is late did not run, and unless
 its policy says `fail: open`, nothing passes.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
 from guardrails.direct import DirectRail, build_direct
 from guardrails.nemo import Check, Embed, NemoRail, build_rails
@@ -22,16 +22,32 @@ _COST = {
     "iorails": "0.1 ms CPU a check (catalogue rail)",
     "colang": "6 ms CPU a check (Colang flow)",
 }
+_RANK = {"iorails": 0, "direct": 1, "colang": 2}  # cheap before dear
+_CHEAP = 0  # ranks up to this run one after another, without a task of their own
 
 
 class Rails:
-    """The rails of one policy. ``start`` builds them, ``aclose`` ends them; ``clock`` counts seconds."""
+    """The rails of one policy. ``start`` builds them, ``aclose`` ends them; ``clock`` counts seconds.
 
-    def __init__(self, policy: Policy, embed: Embed | None, clock: Callable[[], float] = time.perf_counter) -> None:
+    ``timed`` False: deadlines and budget do not hold, for replays, where a slow machine must not change a verdict.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        embed: Embed | None,
+        clock: Callable[[], float] = time.perf_counter,
+        *,
+        timed: bool = True,
+    ) -> None:
         self.policy = policy
         self._embed = embed
         self._clock = clock
+        self._timed = timed
         self._built: dict[str, NemoRail | DirectRail] = {}
+        self._named: dict[Stage, list[str]] = {}  # every rail of a stage, in the policy's order
+        self._order: dict[Stage, list[str]] = {}  # those that run, cheap before dear
+        self._first_dear: dict[Stage, int] = {}
 
     async def start(self) -> None:
         """Builds NeMo in a thread. Raises: PolicyError."""
@@ -39,6 +55,11 @@ class Rails:
         flows = any(rail.flow is not None and rail.mode != "off" for rail in self.policy.rails.values())
         nemo = await asyncio.to_thread(build_rails, self.policy, embed) if flows else {}
         self._built = {**nemo, **build_direct(self.policy, self._embed)}
+        for stage in get_args(Stage):
+            named = self._named[stage] = [name for name, rail in self.policy.rails.items() if rail.stage == stage]
+            rank = {name: _RANK[self._built[name].engine] for name in named if name in self._built}
+            self._order[stage] = sorted(rank, key=rank.__getitem__)
+            self._first_dear[stage] = sum(rank[name] <= _CHEAP for name in rank)
 
     @property
     def checks_output(self) -> bool:
@@ -50,25 +71,33 @@ class Rails:
         return await self.check("input", [{"role": "user", "content": said[-1] if said else ""}])
 
     async def check(self, stage: Stage, messages: Messages) -> Ruling:
-        """All rails of a stage on the same messages."""
-        names = [name for name, rail in self.policy.rails.items() if rail.stage == stage]
-        running = {name: asyncio.create_task(self._run(name, messages)) for name in names if name in self._built}
+        """All rails of a stage on the same messages: cheap ones one after another, dear ones in parallel behind them.
+
+        The first block in that order (ties: the policy's) cancels every rail after it, also one that had finished: what a stage decides
+        is a function of the text and the policy, never of which rail was faster, so that a recording can be replayed.
+        """
+        begun = self._clock()
+        order = self._order[stage]
         verdicts: dict[str, Verdict] = {}
+        waiting: dict[str, asyncio.Task[Verdict]] = {}
         try:
-            for task in asyncio.as_completed(running.values()):
-                verdict = await task
-                verdicts[verdict.rail] = verdict
+            for place, name in enumerate(order):
+                if place == self._first_dear[stage] and place < len(order) - 1:
+                    waiting = {n: asyncio.create_task(self._run(n, messages, begun)) for n in order[place:]}
+                verdict = await (waiting[name] if name in waiting else self._run(name, messages, begun))
+                verdicts[name] = verdict
                 if self._stops(verdict):
                     break
         finally:
-            for task in running.values():
+            for task in waiting.values():
                 task.cancel()
-            await asyncio.gather(*running.values(), return_exceptions=True)
-        for name in names:
-            if name not in verdicts:
-                reason = "another rail blocked first" if name in running else "mode is off"
-                verdicts[name] = Verdict(name, stage, Outcome.NOT_RUN, reason, enforced=False)
-        return self._rule([verdicts[name] for name in names])
+            if waiting:
+                await asyncio.gather(*waiting.values(), return_exceptions=True)
+        return self._rule([verdicts.get(name) or self._unrun(name, stage) for name in self._named[stage]])
+
+    def _unrun(self, name: str, stage: Stage) -> Verdict:
+        reason = "another rail blocked first" if name in self._built else "mode is off"
+        return Verdict(name, stage, Outcome.NOT_RUN, reason, enforced=False)
 
     def guard_output(self, messages: Messages) -> OutputGuard:
         """A guard for one text of one answer."""
@@ -93,16 +122,25 @@ class Rails:
         for rail in self._built.values():
             await rail.aclose()
 
-    async def _run(self, name: str, messages: Messages) -> Verdict:
+    async def _run(self, name: str, messages: Messages, begun: float) -> Verdict:
+        """One rail, within its deadline and what is left of the policy's budget since ``begun``."""
         rail = self.policy.rails[name]
-        begun = self._clock()
+        started = self._clock()
+        limit_s = rail.deadline_ms / 1000
+        late = f"not done within {rail.deadline_ms} ms"
+        if self.policy.budget_ms is not None and (left := begun + self.policy.budget_ms / 1000 - started) < limit_s:
+            limit_s, late = left, f"the policy's budget of {self.policy.budget_ms} ms was spent"
         try:
-            check = await asyncio.wait_for(self._built[name].check(messages), rail.deadline_ms / 1000)
+            if not self._timed:
+                check = await self._built[name].check(messages)
+            else:
+                async with asyncio.timeout(limit_s):
+                    check = await self._built[name].check(messages)
         except TimeoutError:
-            return self._not_run(name, rail, f"not done within {rail.deadline_ms} ms", begun)
+            return self._not_run(name, rail, late, started)
         except Exception as error:  # noqa: BLE001 (whatever a rail raises: it did not run, and its fail mode decides)
-            return self._not_run(name, rail, f"raised {type(error).__name__}", begun)
-        return self._verdict(name, rail, check, self._clock() - begun)
+            return self._not_run(name, rail, f"raised {type(error).__name__}", started)
+        return self._verdict(name, rail, check, self._clock() - started)
 
     def _verdict(self, name: str, rail: RailSettings, check: Check, duration_s: float) -> Verdict:
         outcome = {"passed": Outcome.PASS, "modified": Outcome.REWRITE, "blocked": Outcome.BLOCK}[check.status]
