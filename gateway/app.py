@@ -5,10 +5,9 @@ It decides nothing about a request; it knows who needs what.
 
 from __future__ import annotations
 
-import asyncio
 import gc
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -28,21 +27,18 @@ from gateway.fleet import Probe
 from gateway.limits import Limiter
 from gateway.metrics import CONTENT_TYPE, Metrics
 from gateway.pipeline import Pipeline
+from gateway.policy_admin import add_policy_routes
 from gateway.reload import Reloader
 from gateway.routing import Backend, Router
 from gateway.settings import DeploymentSettings, ModelSettings, Settings, SettingsError
+from gateway.steps.build import build_embedder, build_fraud_steps, build_steps
 from gateway.stores import RedisStore, StoreError
 from gateway.telemetry import TraceExporter
 from gateway.types import Caller, Deployment, Limits, Route
 from gateway.upstream import HttpBackends
 
 if TYPE_CHECKING:
-    from gateway.steps.fraud import FraudSteps
-    from gateway.steps.guarded import Guard, GuardedSteps
-    from rag.retrieve import Knowledge
     from serving.embedding.minilm import EmbeddingBatcher
-
-Embed = Callable[[Sequence[str]], Awaitable[Any]]
 
 
 def create_app(settings: Settings, file: Path | None = None) -> FastAPI:
@@ -95,8 +91,8 @@ async def _lifespan(
             _refuse_open_door(settings, keys)
         limiter = Limiter(store, settings.redis.when_down)
         stack.push_async_callback(limiter.aclose)
-        embedder = await _embedder(settings, stack)
-        steps = await _steps(settings, embedder.embed if embedder else None, stack)
+        embedder = await build_embedder(settings, stack)
+        steps, life = await build_steps(settings, store, metrics, embedder.embed if embedder else None, stack)
         http, hosted = _backends(routes, stack)
         rng = random.Random()  # noqa: S311 (weights and jitter, not secrets)
         router = Router(routes, http, hosted, rng=rng, retry_share=settings.routing.retry_share)
@@ -114,13 +110,19 @@ async def _lifespan(
             metrics,
             embedder=_Embeddings(embedder) if embedder else None,
             embedding_model=settings.embedding.model,
-            fraud=await _fraud(settings, stack),
+            fraud=await build_fraud_steps(settings, stack),
+            recorder=life.recorder if life else None,
             max_body_bytes=settings.server.max_body_bytes,
         )
         app.state.metrics = metrics
+        app.state.policies = life
+        app.state.admin_token = configuration.admin_token(settings.policy_store)
         if file is not None:
             reloader = _reloader(file, settings, router, keys, hosted is not None, metrics)
             app.state.reload = reloader.now
+            if life is not None:
+                life.start(settings.server.reload_s)
+                app.state.look_at_policies = life.look_at_files
             stack.push_async_callback(reloader.aclose)
             if settings.server.reload_s:
                 reloader.start()
@@ -145,8 +147,9 @@ class Door:
 
     async def reload(self) -> None:
         """Looks at the settings file now."""
-        if (reload := getattr(self._cold.state, "reload", None)) is not None:
-            await reload()
+        for work in ("reload", "look_at_policies"):
+            if (look := getattr(self._cold.state, work, None)) is not None:
+                await look()
 
     @property
     def failure(self) -> Exception | None:
@@ -176,6 +179,7 @@ def _route(model: ModelSettings) -> Route:
         cache_similarity=model.cache_similarity,
         shadow=_deployment(model.shadow) if model.shadow else None,
         shadow_share=model.shadow_share,
+        record_share=model.record,
     )
 
 
@@ -242,68 +246,6 @@ def _refuse_open_door(settings: Settings, keys: KeyTable) -> None:
         raise SettingsError(Path("callgate.yaml"), None, "server.host", message)
 
 
-async def _embedder(settings: Settings, stack: AsyncExitStack) -> EmbeddingBatcher | None:
-    needed = any(model.knowledge for model in settings.models)
-    if not settings.embedding.enabled:
-        if needed:
-            raise SettingsError(
-                Path("callgate.yaml"), None, "embedding.enabled", "knowledge bases need it; set it to true"
-            )
-        return None
-    from serving.embedding.minilm import EmbeddingBatcher, MiniLM
-
-    model = await asyncio.to_thread(MiniLM, settings.embedding.threads)
-    embedder = EmbeddingBatcher(model)
-    stack.push_async_callback(embedder.aclose)
-    return embedder
-
-
-async def _steps(settings: Settings, embed: Embed | None, stack: AsyncExitStack) -> GuardedSteps | _NoSteps:
-    """The steps of all routes. Without a policy or knowledge base anywhere, neither package is imported: start-up is seconds shorter."""
-    policies = {model.policy for model in settings.models if model.policy}
-    bases = {model.knowledge for model in settings.models if model.knowledge}
-    if not policies and not bases:
-        return _NoSteps()
-    from gateway.steps.guarded import GuardedSteps
-
-    guards, knowledge = await asyncio.gather(
-        asyncio.gather(*(_guard(settings.policies[name], embed, stack) for name in sorted(policies))),
-        asyncio.gather(*(_knowledge(settings, name, embed, stack) for name in sorted(bases))),
-    )
-    return GuardedSteps(
-        dict(zip(sorted(policies), guards, strict=True)),
-        dict(zip(sorted(bases), knowledge, strict=True)),
-        record_texts=settings.telemetry.record_texts,
-    )
-
-
-async def _guard(directory: Path, embed: Embed | None, stack: AsyncExitStack) -> Guard:
-    from gateway.steps.guarded import build_guard
-
-    guard = await build_guard(directory, embed)
-    stack.push_async_callback(guard.aclose)
-    return guard
-
-
-async def check_policies(settings: Settings, names: Sequence[str]) -> list[dict[str, Any]]:
-    """Builds the named policies as a gateway would, and says what each is. Raises: SettingsError."""
-    async with AsyncExitStack() as stack:
-        embedder = await _embedder(settings, stack)
-        guards = [await _guard(settings.policies[name], embedder.embed if embedder else None, stack) for name in names]
-        return [guard.describe() for guard in guards]
-
-
-async def _knowledge(settings: Settings, name: str, embed: Embed | None, stack: AsyncExitStack) -> Knowledge:
-    from rag.retrieve import Knowledge
-
-    if embed is None:
-        raise SettingsError(Path("callgate.yaml"), None, "embedding.enabled", "knowledge bases need it; set it to true")
-    knowledge = Knowledge(embed, settings.state_dir / "knowledge" / name)
-    stack.push_async_callback(knowledge.aclose)
-    await knowledge.start(settings.knowledge[name])
-    return knowledge
-
-
 def _backends(routes: dict[str, Route], stack: AsyncExitStack) -> tuple[HttpBackends, Backend | None]:
     http = HttpBackends()
     stack.push_async_callback(http.aclose)
@@ -314,16 +256,6 @@ def _backends(routes: dict[str, Route], stack: AsyncExitStack) -> tuple[HttpBack
     hosted = HostedProviders()
     stack.push_async_callback(hosted.aclose)
     return http, hosted
-
-
-async def _fraud(settings: Settings, stack: AsyncExitStack) -> FraudSteps | None:
-    if not settings.fraud.enabled:
-        return None
-    from gateway.steps.fraud import build_fraud
-
-    fraud = await build_fraud(settings.fraud.settings, settings.redis.url, settings.state_dir / "fraud")
-    stack.push_async_callback(fraud.aclose)
-    return fraud
 
 
 async def _readiness(store: RedisStore, router: Router, probe: Probe) -> dict[str, Any]:
@@ -367,6 +299,7 @@ def _cold_routes(app: FastAPI) -> None:
     app.add_api_route("/health/liveliness", live, include_in_schema=False)  # LiteLLM's spelling
     app.add_api_route("/health/ready", ready, tags=["health"])
     app.add_api_route("/metrics", metrics, tags=["health"])
+    add_policy_routes(app)
     app.add_exception_handler(HTTPException, failed)
     app.add_exception_handler(Exception, failed)
 
@@ -385,17 +318,3 @@ class _Embeddings:
             return await self._batcher.embed(texts)
         except EmbeddingsBusy:
             raise Overloaded("Too many texts wait to be embedded; try again soon.", retry_after_s=1.0) from None
-
-
-class _NoSteps:
-    """The steps of a gateway without any policy or knowledge base: none."""
-
-    async def redact(self, route: Route, request: Any) -> None: ...
-    async def check_input(self, route: Route, request: Any) -> None: ...
-    async def ground(self, route: Route, request: Any) -> None: ...
-
-    def check_output(self, route: Route, request: Any, reply: Any) -> Any:  # noqa: ARG002
-        return reply
-
-    def restore(self, route: Route, request: Any, reply: Any) -> Any:  # noqa: ARG002
-        return reply

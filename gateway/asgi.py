@@ -42,8 +42,15 @@ WATCH_AFTER_S = (
     0.03  # a hang-up is looked for from here on: a task for every request costs 20 microseconds, this timer 2
 )
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}\Z")
+_INTENT = re.compile(rb"[a-z][a-z0-9_.-]{0,63}\Z")  # a label of the caller's own system, never free text
 _TRACEPARENT = re.compile(rb"00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})\Z")
 _HOST = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?\Z")
+
+
+class Recorder(Protocol):
+    """Who keeps requests for replay (gateway/recorder.py)."""
+
+    def submit(self, record: Record) -> None: ...
 
 
 class Scorer(Protocol):
@@ -66,6 +73,7 @@ class HotRoutes:
         embedder: Embedder | None,
         embedding_model: str,
         fraud: Scorer | None,
+        recorder: Recorder | None = None,
         max_body_bytes: int,
     ) -> None:
         self._pipeline = pipeline
@@ -76,6 +84,7 @@ class HotRoutes:
         self._embedder = embedder
         self._embedding_model = embedding_model
         self._fraud = fraud
+        self._recorder = recorder
         self._max_body_bytes = max_body_bytes
         self._log = structlog.get_logger("request")
         self._hot: dict[str, tuple[str, str, _Handler]] = {
@@ -147,6 +156,8 @@ class HotRoutes:
         )
         self._metrics.observe(record)
         self._exporter.submit(record)
+        if self._recorder is not None:
+            self._recorder.submit(record)
         self._log.info(
             "request",
             request_id=record.request_id,
@@ -386,7 +397,7 @@ def _new_record(headers: dict[bytes, bytes]) -> Record:
     parent = _TRACEPARENT.match(headers.get(b"traceparent", b""))
     noise = os.urandom(40)
     trace_id = bytes.fromhex(parent[1].decode()) if parent else noise[:16]
-    call_id = headers.get(b"x-call-id", b"")
+    call_id, intent = headers.get(b"x-call-id", b""), headers.get(b"x-call-intent", b"")
     return Record(
         request_id=request_id.decode() if _REQUEST_ID.match(request_id) else noise[24:].hex(),
         trace_id=trace_id if any(trace_id) else noise[:16],
@@ -396,4 +407,5 @@ def _new_record(headers: dict[bytes, bytes]) -> Record:
         endpoint="",
         sampled=not parent or bool(int(parent[3], 16) & 1),
         call_id=call_id.decode() if _REQUEST_ID.match(call_id) else "",
+        intent=intent.decode() if _INTENT.match(intent) else "",
     )

@@ -49,7 +49,7 @@ async def _policies(settings: Settings) -> list[dict[str, Any]]:
     used = sorted({model.policy for model in settings.models if model.policy})
     if not used:
         return []
-    from gateway.app import check_policies  # builds what the gateway would build
+    from gateway.steps.build import check_policies  # builds what the gateway would build
 
     return await check_policies(settings, used)
 

@@ -82,7 +82,7 @@ class Metrics:
         self._rails = Counter(
             "callgate_guardrail_decisions",
             "Verdicts of rails.",
-            ["policy", "rail", "stage", "outcome"],
+            ["policy", "digest", "rail", "stage", "outcome"],
             registry=self.registry,
         )
         self._rail_seconds = Histogram(
@@ -109,6 +109,14 @@ class Metrics:
         self.reloads = Counter(
             "callgate_configuration_reloads", "Changes of the settings file.", ["outcome"], registry=self.registry
         )
+        self.swaps = Counter(
+            "callgate_policy_swaps", "Versions that began to run.", ["policy", "digest"], registry=self.registry
+        )
+        self._recordings = Counter(
+            "callgate_recorder_dropped", "Requests that should have been recorded.", ["reason"], registry=self.registry
+        )
+        for reason in ("queue_full", "not_written"):
+            self._recordings.labels(reason)
         self.dropped = Counter(
             "callgate_exporter_dropped_spans",
             "Spans that never reached the collector.",
@@ -145,12 +153,18 @@ class Metrics:
                 spent_s = (record.call_ended_ns - record.first_delta_ns) / 1e9
                 child(self._per_token, model).observe(spent_s / (record.usage.completion_tokens - 1))
         for rail in record.rails:
-            child(self._rails, record.policy, rail.rail, rail.stage, rail.outcome).inc()
+            child(self._rails, record.policy, record.policy_digest[:12], rail.rail, rail.stage, rail.outcome).inc()
             child(self._rail_seconds, rail.rail).observe(rail.duration_s)
         for kind, count in record.redacted.items():
             child(self._redacted, kind).inc(count)
         if record.unresolved_tokens:
             self._unresolved.inc(record.unresolved_tokens)
+
+    def policy_swapped(self, policy: str, digest: str) -> None:
+        self.swaps.labels(policy, digest[:12]).inc()
+
+    def recording_dropped(self, reason: str, count: int) -> None:
+        self._recordings.labels(reason).inc(count)
 
     def _child(self, metric: Any, *labels: str) -> Any:
         """The metric's child for these labels, remembered: looking it up costs the library 2 microseconds, this 0.2."""

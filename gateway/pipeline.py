@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import aclosing
+from contextlib import AbstractContextManager, aclosing
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Literal, Protocol
@@ -29,6 +29,7 @@ from gateway.wire.texts import chunk_texts
 class Steps(Protocol):
     """What guardrails and retrieval do to a request and its answer. Each raises an error of gateway/errors.py to stop it."""
 
+    def pin(self, route: Route, request: ChatRequest) -> AbstractContextManager[None]: ...
     async def redact(self, route: Route, request: ChatRequest) -> None: ...
     async def check_input(self, route: Route, request: ChatRequest) -> None: ...
     async def ground(self, route: Route, request: ChatRequest) -> None: ...
@@ -89,16 +90,17 @@ class Pipeline:
         request = self.read(endpoint, call)
         route = self.find_route(caller, request)
         async with await self.reserve(caller, request, call) as meter:
-            await self._steps.redact(route, request)
-            await self._steps.check_input(route, request)
-            await self._steps.ground(route, request)
-            reply = meter(self.call(route, request))
-            checked = self._steps.check_output(route, request, reply)
-            if route.cache_ttl_s and request.refusal is None:
-                checked = self.remember(caller, route, request, call, checked)
-            async with aclosing(self._steps.restore(route, request, checked)) as chunks:
-                async for chunk in chunks:
-                    yield chunk
+            with self._steps.pin(route, request):
+                await self._steps.redact(route, request)
+                await self._steps.check_input(route, request)
+                await self._steps.ground(route, request)
+                reply = meter(self.call(route, request))
+                checked = self._steps.check_output(route, request, reply)
+                if route.cache_ttl_s and request.refusal is None:
+                    checked = self.remember(caller, route, request, call, checked)
+                async with aclosing(self._steps.restore(route, request, checked)) as chunks:
+                    async for chunk in chunks:
+                        yield chunk
 
     def remember(
         self, caller: Caller, route: Route, request: ChatRequest, call: Call, checked: AsyncGenerator[Chunk]

@@ -27,6 +27,8 @@ FIXED = (
     "fraud",
     "state_dir",
     "routing",
+    "policy_store",
+    "recorder",
 )
 
 

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from gateway.policy_settings import PolicyStoreSettings, RecorderSettings
 from gateway.yaml_text import Place, expand, line_at, lines_of, put
 from gateway.yaml_text import SettingsError as SettingsError  # noqa: PLC0414 (the error of this module, to whoever loads settings)
 
@@ -120,7 +121,8 @@ class ModelSettings(_Strict):
     ``strategy`` orders its deployments; a request with an ``x-call-id`` goes by that id when ``sticky``. ``attempts``: calls of its deployments for
     one request, before its first byte. ``hedge_after_s``: a second deployment is asked when the first has said nothing for so long.
     ``cache_ttl_s``: how long answers are kept and given again (0: never), to the same key only; ``cache_similarity``: also for questions whose
-    sentence vectors are at least so close (cosine), off by default. ``shadow``: a deployment that is sent copies (``shadow_share`` of them) and never answers the caller.
+    sentence vectors are at least so close (cosine), off by default. ``record``: the share of
+    requests kept for replay (0: none; above 0 blocked and canary ones always are). ``shadow``: a deployment that is sent copies (``shadow_share`` of them) and never answers the caller.
     """
 
     name: Name
@@ -138,6 +140,7 @@ class ModelSettings(_Strict):
     cache_similarity: Annotated[float, Field(ge=0.8, le=1)] | None = None
     shadow: DeploymentSettings | None = None
     shadow_share: Annotated[float, Field(ge=0, le=1)] = 1.0
+    record: Annotated[float, Field(ge=0, le=1)] = 0.0
 
 
 class RoutingSettings(_Strict):
@@ -190,6 +193,8 @@ class Settings(_Strict):
     models: Annotated[tuple[ModelSettings, ...], Field(min_length=1)]
     routing: RoutingSettings = RoutingSettings()
     embedding: EmbeddingSettings = EmbeddingSettings()
+    policy_store: PolicyStoreSettings = PolicyStoreSettings()
+    recorder: RecorderSettings = RecorderSettings()
     telemetry: TelemetrySettings = TelemetrySettings()
     fraud: FraudSection = FraudSection()
     state_dir: Path = Path(".callgate")
@@ -298,6 +303,28 @@ def otlp_headers(settings: TelemetrySettings, environment: Mapping[str, str] | N
     environment = os.environ if environment is None else environment
     pairs = (pair.partition("=") for pair in environment.get(settings.otlp_headers_env, "").split(",") if "=" in pair)
     return {name.strip(): value.strip() for name, _, value in pairs}
+
+
+def recording_keys(settings: RecorderSettings, environment: Mapping[str, str] | None = None) -> list[str]:
+    """The lines ``id:base64`` of the recording keys, from the environment or a mounted file; empty when there are none.
+
+    Raises: SettingsError for a file that cannot be read.
+    """
+    environment = os.environ if environment is None else environment
+    if value := environment.get(settings.keys_env):
+        return [line for line in value.split(",") if line.strip()]
+    if settings.keys_file is None:
+        return []
+    try:
+        return [line for line in settings.keys_file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except OSError:
+        message = "cannot be read; it should hold recording keys, one 'id:base64' a line"
+        raise SettingsError(settings.keys_file, None, "recorder.keys_file", message) from None
+
+
+def admin_token(settings: PolicyStoreSettings, environment: Mapping[str, str] | None = None) -> str:
+    """The bearer token of /admin; empty: there is no /admin."""
+    return (os.environ if environment is None else environment).get(settings.admin_token_env, "")
 
 
 def worker_environment(environment: Mapping[str, str] | None = None) -> dict[str, str]:

@@ -6,7 +6,7 @@ It knows commands, not what they mean. Each failure is a StoreError; who asked d
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 if TYPE_CHECKING:
@@ -65,6 +65,30 @@ class RedisStore:
             commands.hset(name, key, cast(str, value))
             commands.pexpire(name, max(1, int(ttl_s * 1000)))
             await self.bounded(commands.execute())
+
+    async def publish(self, channel: str, message: str) -> None:
+        """Raises: StoreError."""
+        await self.bounded(cast(Awaitable[int], self._redis.publish(channel, message)))
+
+    async def messages(self, channel: str) -> AsyncIterator[bytes]:
+        """What is published on a channel from now on. Raises: StoreError when the connection is lost."""
+        from redis.exceptions import RedisError
+
+        listener = self._redis.pubsub(ignore_subscribe_messages=True)
+        try:
+            await self.bounded(listener.subscribe(channel))
+            while True:
+                message = await listener.get_message(timeout=30.0)
+                if message is not None:
+                    yield message["data"]
+        except (RedisError, OSError) as error:
+            raise StoreError(type(error).__name__) from None
+        finally:
+            await listener.aclose()  # type: ignore[attr-defined]  # newer than the stubs
+
+    async def read_values(self, names: Sequence[str]) -> list[bytes | None]:
+        """Raises: StoreError."""
+        return await self.bounded(cast("Awaitable[list[bytes | None]]", self._redis.mget(names)))
 
     async def delete_from_hash(self, name: str, key: str) -> bool:
         """Whether there was such a key. Raises: StoreError."""

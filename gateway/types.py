@@ -79,6 +79,7 @@ class Route:
     cache_similarity: float | None = None
     shadow: Deployment | None = None
     shadow_share: float = 1.0
+    record_share: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +112,24 @@ class RailResult:
     threshold: float | None
     duration_s: float
     enforced: bool
+
+
+@dataclass(slots=True)
+class Recording:
+    """What a replay needs of one request, redacted: what each stage read, in the pieces in which it came, and what it ruled.
+
+    ``conversation``: as the input rails read it; ``grounded``: as the output rails read it. ``channels``: each text of the answer, by
+    ``choice/field/call``, as the model said it, piece by piece, and whether it came to its end. ``rulings``: each stage's, as JSON.
+    ``share``: how likely an ordinary request of this route is kept.
+    """
+
+    share: float
+    conversation: list[Json] = field(default_factory=list)
+    grounded: list[Json] = field(default_factory=list)
+    channels: dict[str, list[str]] = field(default_factory=dict)
+    ended: set[str] = field(default_factory=set)
+    rulings: list[Json] = field(default_factory=list)
+    refused_redaction: str = ""
 
 
 @dataclass(slots=True)
@@ -171,6 +190,8 @@ class Record:
     first_delta_ns: int = 0
     call_ended_ns: int = 0
     upstream_s: float = 0.0
+    intent: str = ""
+    recording: Recording | None = None
 
 
 @dataclass(slots=True)
@@ -179,6 +200,7 @@ class ChatRequest:
 
     ``tokens`` maps redaction tokens to the caller's own values: it lives here and dies with the request.
     ``refusal`` is set when a rail answers in the model's stead: no upstream call is then made.
+    ``guard`` is the policy at work on this request, pinned once (gateway/policies.py): a swap meanwhile does not touch it.
     ``sources`` are the passages that the answer may cite: ``[{"n", "id", "title", "source"}]``.
     """
 
@@ -191,4 +213,5 @@ class ChatRequest:
     deadline: float
     tokens: Mapping[str, str] = field(default_factory=dict, repr=False)
     refusal: str | None = None
+    guard: Any = field(default=None, repr=False)
     sources: list[Json] = field(default_factory=list)

@@ -106,9 +106,7 @@ def _own_event_loop() -> Iterator[None]:
 
 def _not_nemos(_: str, names: list[str]) -> list[str]:
     return [
-        name
-        for name in names
-        if name in NOT_NEMOS or (Path(name).suffix and Path(name).suffix not in NEMO_SUFFIXES)
+        name for name in names if name in NOT_NEMOS or (Path(name).suffix and Path(name).suffix not in NEMO_SUFFIXES)
     ]
 
 

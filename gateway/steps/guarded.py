@@ -7,93 +7,50 @@ otherwise.
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import AsyncGenerator, Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
-from pydantic import ValidationError
-
 from gateway.errors import BadRequest, ContentBlocked, RailUnavailable
-from gateway.settings import SettingsError
-from gateway.steps.reply import CheckedReply, rail_result, restored
-from gateway.types import ChatRequest, Chunk, RailResult, Record, Route, Span
+from gateway.policies import PolicyTable
+from gateway.steps.guard import Guard
+from gateway.steps.reply import CheckedReply, heard, rail_result, restored, ruling_json
+from gateway.types import ChatRequest, Chunk, RailResult, Recording, Route, Span
 from gateway.wire.texts import (
     conversation,
     refuse_unreadable,
     request_texts,
 )
-from guardrails.nemo import Embed
-from guardrails.policy import Policy, PolicyError, load_policy
-from guardrails.rails import Rails
-from guardrails.redaction import RedactionSettings, Redactor, build_redactor
-from guardrails.types import RedactionUnavailable, Segment
+from guardrails.types import PersonalDataBlocked, RedactionUnavailable, Segment
 from guardrails.verdict import Ruling
 from rag.answer import ground
 from rag.retrieve import Knowledge
 
 
-@dataclass(frozen=True, slots=True)
-class Guard:
-    """A policy at work: what it removes and what it checks."""
-
-    policy: Policy
-    rails: Rails
-    redactor: Redactor
-
-    def describe(self) -> dict[str, Any]:
-        """What the policy is and promises, for people and machines."""
-        output = self.policy.output
-        return {
-            "name": self.policy.name,
-            "digest": self.policy.digest,
-            "horizon_chars": output.horizon_chars,
-            "holds_at_most_chars": output.horizon_chars - 1 + output.window_chars if self.rails.checks_output else 0,
-            "longest_redacted_chars": self.redactor.horizon,
-            "redacts": self.redactor.kinds(),
-            "rails": self.rails.describe(),
-        }
-
-    async def aclose(self) -> None:
-        await self.rails.aclose()
-        await self.redactor.aclose()
-
-
-async def build_guard(directory: Path, embed: Embed | None) -> Guard:
-    """A policy, loaded and ready. Raises: SettingsError with the policy's file, line and key."""
-    try:
-        policy = load_policy(directory)
-        wanted = RedactionSettings.model_validate(policy.redaction)
-        rails = Rails(policy, embed)
-        redactor, _ = await asyncio.gather(asyncio.to_thread(build_redactor, wanted), rails.start())
-        await redactor.ready()
-    except PolicyError as error:
-        raise SettingsError(
-            error.file, error.line, error.key, f"{error.message}; {error.hint}" if error.hint else error.message
-        ) from None
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        raise SettingsError(
-            directory / "policy.yaml", None, ".".join(("redaction", *map(str, first["loc"]))), first["msg"]
-        ) from None
-    except (ValueError, RedactionUnavailable) as error:
-        raise SettingsError(directory / "policy.yaml", None, "redaction", str(error)) from None
-    return Guard(policy, rails, redactor)
-
-
 class GuardedSteps:
     """The steps of every route, given the policies and knowledge bases by name. ``record_texts``: redacted texts go into records."""
 
-    def __init__(self, guards: Mapping[str, Guard], knowledge: Mapping[str, Knowledge], *, record_texts: bool) -> None:
+    def __init__(self, guards: PolicyTable[Guard], knowledge: Mapping[str, Knowledge], *, record_texts: bool) -> None:
         self._guards = guards
         self._knowledge = knowledge
         self._record_texts = record_texts
 
-    async def redact(self, route: Route, request: ChatRequest) -> None:
-        """Replaces personal data by tokens in every text of the request. Raises: BadRequest, RailUnavailable."""
-        guard = self._guard(route, request.record)
+    @contextmanager
+    def pin(self, route: Route, request: ChatRequest) -> Iterator[None]:
+        """One policy for the whole request, whatever is applied meanwhile."""
+        with self._guards.pinned(route.policy) as guard:
+            request.guard = guard
+            if guard is not None:
+                record = request.record
+                record.policy, record.policy_digest = guard.policy.name, guard.policy.digest
+                if route.record_share:
+                    record.recording = Recording(route.record_share)
+            yield
+
+    async def redact(self, route: Route, request: ChatRequest) -> None:  # noqa: ARG002
+        """Replaces personal data by tokens in every text of the request. Raises: BadRequest, ContentBlocked, RailUnavailable."""
+        guard: Guard | None = request.guard
         if guard is None:
             return
         refuse_unreadable(request.body)
@@ -106,6 +63,14 @@ class GuardedSteps:
             raise RailUnavailable(
                 "Personal data could not be checked, so nothing was sent; try again soon.", retry_after_s=1.0
             ) from None
+        except PersonalDataBlocked as error:
+            request.record.rails.append(RailResult("redaction", "input", "block", str(error), None, None, 0.0, True))
+            if request.record.recording is not None:
+                request.record.recording.refused_redaction = ", ".join(error.kinds)
+            raise ContentBlocked(
+                f"This model's policy takes no request with {', '.join(error.kinds)} in it.",
+                code="content_policy_violation",
+            ) from None
         for slot, text in zip(slots, redaction.texts, strict=True):
             if text != slot.text:
                 slot.write(_participant(text) if slot.key == "name" else text)
@@ -116,14 +81,17 @@ class GuardedSteps:
         if self._record_texts:
             record.input = [dict(message) for message in conversation(request)]
 
-    async def check_input(self, route: Route, request: ChatRequest) -> None:
+    async def check_input(self, route: Route, request: ChatRequest) -> None:  # noqa: ARG002
         """Raises: ContentBlocked, RailUnavailable. Sets ``request.refusal`` when the policy answers politely itself."""
-        guard = self._guards.get(route.policy or "")
+        guard: Guard | None = request.guard
         if guard is None:
             return
         messages = conversation(request)
         ruling = await guard.rails.check_input(messages)
         request.record.rails.extend(map(rail_result, ruling.verdicts))
+        if (recording := request.record.recording) is not None:
+            recording.conversation = messages
+            recording.rulings.append(ruling_json("input", "", ruling))
         if ruling.decision == "block":
             _stop(ruling, request)
         elif ruling.decision == "rewrite" and ruling.text is not None:
@@ -169,22 +137,23 @@ class GuardedSteps:
         if self._record_texts:
             request.record.input = [dict(message) for message in conversation(request)]
 
-    def check_output(self, route: Route, request: ChatRequest, reply: AsyncGenerator[Chunk]) -> AsyncGenerator[Chunk]:
+    def check_output(
+        self,
+        route: Route,  # noqa: ARG002
+        request: ChatRequest,
+        reply: AsyncGenerator[Chunk],
+    ) -> AsyncGenerator[Chunk]:
         """The answer, each text of it held back until its rails have passed it. After a block: finish_reason content_filter."""
-        guard = self._guards.get(route.policy or "")
-        if guard is None or request.refusal is not None or not guard.rails.checks_output:
+        guard: Guard | None = request.guard
+        if guard is None or request.refusal is not None:
             return reply
-        return CheckedReply(guard.rails, request).chunks(reply)
+        if guard.rails.checks_output:
+            return CheckedReply(guard.rails, request).chunks(reply)
+        return heard(request, reply) if request.record.recording is not None else reply
 
     def restore(self, route: Route, request: ChatRequest, reply: AsyncGenerator[Chunk]) -> AsyncGenerator[Chunk]:
         """The answer with the caller's own values back in place of tokens."""
         return reply if route.policy is None else restored(request, reply)
-
-    def _guard(self, route: Route, record: Record) -> Guard | None:
-        guard = self._guards.get(route.policy or "")
-        if guard is not None:
-            record.policy, record.policy_digest = guard.policy.name, guard.policy.digest
-        return guard
 
 
 def _stop(ruling: Ruling, request: ChatRequest) -> None:

@@ -9,11 +9,11 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 from gateway.errors import RailUnavailable
-from gateway.types import ChatRequest, Chunk, RailResult
+from gateway.types import ChatRequest, Chunk, Json, RailResult
 from gateway.wire.texts import ChannelKey, append_text, chunk_texts, conversation, is_empty
 from guardrails.rails import OutputGuard, Rails
 from guardrails.restore import Restorer
-from guardrails.verdict import Verdict
+from guardrails.verdict import Ruling, Verdict
 
 
 class CheckedReply:
@@ -23,6 +23,9 @@ class CheckedReply:
         self._rails = rails
         self._request = request
         self._messages = conversation(request)
+        self._recording = request.record.recording
+        if self._recording is not None:
+            self._recording.grounded = self._messages
         self._guards: dict[ChannelKey, OutputGuard] = {}
         self._blocked: set[int] = set()
         self._choices = request.body.get("n") or 1
@@ -40,7 +43,9 @@ class CheckedReply:
             for last in await self._leftover(chunk):
                 yield last
         finally:
-            for guard in self._guards.values():
+            for key, guard in self._guards.items():
+                if self._recording is not None:
+                    self._recording.rulings.append(ruling_json("output", channel_name(key), guard.ruling))
                 self._request.record.rails.extend(map(rail_result, guard.ruling.verdicts))
                 self._request.record.held_chars = max(self._request.record.held_chars, guard.held_chars)
 
@@ -50,15 +55,22 @@ class CheckedReply:
             choices[:] = [choice for choice in choices if choice.get("index", 0) not in self._blocked]
         for key, holder, name in list(chunk_texts(chunk)):
             guard = self._guards.get(key) or self._guards.setdefault(key, self._rails.guard_output(self._messages))
+            if self._recording is not None:
+                self._recording.channels.setdefault(channel_name(key), []).append(holder[name])
             holder[name] = await guard.feed(holder[name])
         for choice in choices:
             index = choice.get("index", 0)
             mine = [(key, guard) for key, guard in self._guards.items() if key[0] == index]
             if choice.get("finish_reason"):
                 for key, guard in mine:
+                    self._note_end(key)
                     if rest := await guard.finish():
                         append_text(choice, key, rest)
             self._stop_if_blocked(choice, index, [guard for _, guard in mine])
+
+    def _note_end(self, key: ChannelKey) -> None:
+        if self._recording is not None:
+            self._recording.ended.add(channel_name(key))
 
     def _stop_if_blocked(self, choice: Chunk, index: int, guards: list[OutputGuard]) -> None:
         for guard in guards:
@@ -79,7 +91,10 @@ class CheckedReply:
         """What was still held when the answer ended without a finish_reason."""
         out = []
         for key, guard in self._guards.items():
-            if key[0] in self._blocked or not (rest := await guard.finish()):
+            if key[0] in self._blocked:
+                continue
+            self._note_end(key)
+            if not (rest := await guard.finish()):
                 continue
             out.append(_last_words(like, key, rest))
         return out
@@ -110,6 +125,46 @@ async def restored(request: ChatRequest, reply: AsyncGenerator[Chunk]) -> AsyncG
                 yield _last_words(chunk, key, rest)
     finally:
         request.record.unresolved_tokens = sum(restorer.unresolved for restorer in restorers.values())
+
+
+async def heard(request: ChatRequest, reply: AsyncGenerator[Chunk]) -> AsyncGenerator[Chunk]:
+    """An answer that no rail checks, noted for the recording: another policy's rails may read it in a replay."""
+    recording = request.record.recording
+    async with aclosing(reply):
+        async for chunk in reply:
+            if recording is not None:
+                for key, holder, name in chunk_texts(chunk):
+                    recording.channels.setdefault(channel_name(key), []).append(holder[name])
+                    recording.ended.add(channel_name(key))
+            yield chunk
+
+
+def channel_name(key: ChannelKey) -> str:
+    return f"{key[0]}/{key[1]}/{key[2]}"
+
+
+def ruling_json(stage: str, channel: str, ruling: Ruling) -> Json:
+    """A stage's ruling as a recording holds it. Texts in it are redacted, as everything that rails read."""
+    return {
+        "stage": stage,
+        "channel": channel,
+        "decision": ruling.decision,
+        "kind": ruling.kind,
+        "respond": ruling.respond,
+        "text": ruling.text,
+        "verdicts": [
+            {
+                "rail": v.rail,
+                "outcome": str(v.outcome),
+                "enforced": v.enforced,
+                "score": v.score,
+                "threshold": v.threshold,
+                "reason": v.reason,
+                "duration_ms": round(v.duration_s * 1000, 3),
+            }
+            for v in ruling.verdicts
+        ],
+    }
 
 
 def rail_result(verdict: Verdict) -> RailResult:

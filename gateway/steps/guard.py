@@ -1,0 +1,104 @@
+"""A policy at work: its rails and its redactor, built together from a directory. It decides nothing and knows no request."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from gateway.settings import SettingsError
+from guardrails.nemo import Embed
+from guardrails.policy import Policy, PolicyError, load_policy
+from guardrails.rails import Rails
+from guardrails.redaction import RedactionSettings, Redactor, build_redactor
+from guardrails.types import RedactionUnavailable
+
+
+@dataclass(slots=True)
+class _Shared:
+    """A redactor, and how many guards use it: versions that redact alike share one, so hashes stay what they were over a swap."""
+
+    redactor: Redactor
+    uses: int = 0
+
+
+class GuardBuilder:
+    """Builds guards, and shares between them what is alike. ``timed`` False: for replays, where deadlines must not change a verdict."""
+
+    def __init__(self, embed: Embed | None, *, timed: bool = True) -> None:
+        self._embed = embed
+        self._timed = timed
+        self._shared: dict[str, _Shared] = {}
+
+    async def build(self, directory: Path) -> Guard:
+        """A policy, loaded and ready. Raises: SettingsError with the policy's file, line and key."""
+        file = directory / "policy.yaml"
+        try:
+            policy = await asyncio.to_thread(load_policy, directory)
+            wanted = RedactionSettings.model_validate(policy.redaction)
+            rails = Rails(policy, self._embed, timed=self._timed)
+            shared, _ = await asyncio.gather(self._redactor(policy.redaction_digest, wanted), rails.start())
+        except PolicyError as error:
+            message = f"{error.message}; {error.hint}" if error.hint else error.message
+            raise SettingsError(error.file, error.line, error.key, message) from None
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            key = ".".join(("redaction", *map(str, first["loc"])))
+            raise SettingsError(file, None, key, first["msg"]) from None
+        except (ValueError, RedactionUnavailable) as error:
+            raise SettingsError(file, None, "redaction", str(error)) from None
+        shared.uses += 1
+        return Guard(policy, rails, shared.redactor, wanted, self)
+
+    async def _redactor(self, digest: str, wanted: RedactionSettings) -> _Shared:
+        if (shared := self._shared.get(digest)) is None:
+            redactor = await asyncio.to_thread(build_redactor, wanted)
+            shared = self._shared.setdefault(digest, _Shared(redactor))
+            if shared.redactor is not redactor:
+                await redactor.aclose()
+        await shared.redactor.ready()
+        return shared
+
+    async def release(self, digest: str) -> None:
+        """One guard less uses the redactor of this digest."""
+        shared = self._shared[digest]
+        shared.uses -= 1
+        if not shared.uses:
+            del self._shared[digest]
+            await shared.redactor.aclose()
+
+
+@dataclass(frozen=True, slots=True)
+class Guard:
+    """A policy at work: what it removes and what it checks."""
+
+    policy: Policy
+    rails: Rails
+    redactor: Redactor
+    redaction: RedactionSettings
+    builder: GuardBuilder
+
+    @property
+    def digest(self) -> str:
+        return self.policy.digest
+
+    def describe(self) -> dict[str, Any]:
+        """What the policy is and promises, for people and machines."""
+        output = self.policy.output
+        return {
+            "name": self.policy.name,
+            "digest": self.policy.digest,
+            "parts": dict(self.policy.parts),
+            "horizon_chars": output.horizon_chars,
+            "holds_at_most_chars": output.horizon_chars - 1 + output.window_chars if self.rails.checks_output else 0,
+            "longest_redacted_chars": self.redactor.horizon,
+            "redacts": self.redactor.kinds(),
+            "rails": self.rails.describe(),
+        }
+
+    async def aclose(self) -> None:
+        await self.rails.aclose()
+        await self.builder.release(self.policy.redaction_digest)
