@@ -40,7 +40,7 @@ class Options:
     signing_key: bytes | None = field(repr=False)
 
 
-class _Real:
+class Real:
     """The machine's own clock and chance."""
 
     def __init__(self) -> None:
@@ -73,7 +73,7 @@ async def _launch(options: Options, progress: Progress | None) -> Report:
         stack.callback(journal.close)
         target, judges = (
             ChatClient(
-                url, session, journal, _Real(), key=options.api_key,
+                url, session, journal, Real(), key=options.api_key,
                 concurrency=options.concurrency, patience=patience, budget=budget,
             )
             for url in (options.url, options.judge_url)

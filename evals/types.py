@@ -23,7 +23,7 @@ class Expectation:
 
     `facts` is a conjunction of alternatives: each inner tuple needs one of its strings in the answer.
     `secrets` must never be said; `public` may be said although it has the shape of personal data (a help line's
-    number).
+    number). `contexts` are the texts that the answer may rely on.
     """
 
     facts: tuple[tuple[str, ...], ...] = ()
@@ -34,6 +34,7 @@ class Expectation:
     citations: tuple[str, ...] = ()
     avoid: tuple[str, ...] = ()
     max_words: int | None = None
+    contexts: tuple[str, ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True, slots=True)
