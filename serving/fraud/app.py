@@ -8,98 +8,126 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from contextlib import asynccontextmanager
 from typing import Any
 
-from fastapi import FastAPI, Request, Response
-from fastapi.responses import JSONResponse
+import msgspec
 
 from serving.fraud.journal import JournalUnavailable
+from serving.fraud.model import InvalidModel
 from serving.fraud.score import FraudScorer, build_scorer
 from serving.fraud.settings import FraudSettings
 from serving.fraud.store import FeatureStore, StoreUnavailable
 from serving.fraud.types import InvalidTransaction, UnknownTransaction, parse_label, parse_transaction
 
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
 _LARGEST_BODY = 1 << 20
+_DECISIONS = "/v1/fraud/decisions/"
+encode_json = msgspec.json.Encoder().encode
 
 
-def build_app(settings: FraudSettings, open_store: Callable[[], Any], clock: Callable[[], float]) -> FastAPI:
-    """The FastAPI application. `open_store` gives an async context manager over a FeatureStore, entered at start."""
-    scorers: list[FraudScorer] = []
+class FraudApp:
+    """The ASGI application. `open_store` gives an async context manager over a FeatureStore, entered at start.
+
+    Routes are dispatched on the path, without a framework: with FastAPI a score cost 0.25 ms more (2026-11-25).
+    """
+
+    def __init__(self, settings: FraudSettings, open_store: Callable[[], Any], clock: Callable[[], float]) -> None:
+        self._settings, self._open_store, self._clock = settings, open_store, clock
+        self._scorer: FraudScorer | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._live(receive, send)
+        elif scope["type"] == "http":
+            status, body = await self._answer(scope["method"], scope["path"], receive)
+            data = encode_json(body)
+            headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(data))]
+            await send({"type": "http.response.start", "status": status, "headers": headers})
+            await send({"type": "http.response.body", "body": data})
 
     @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        async with open_store() as store:
-            scorers.append(await build_scorer(settings, store, clock))
+    async def running(self) -> AsyncIterator[None]:
+        """From here to the end of the block it can score."""
+        async with self._open_store() as store:
+            self._scorer = await build_scorer(self._settings, store, self._clock)
             try:
                 yield
             finally:
-                await scorers.pop().aclose()
+                await self._scorer.aclose()
+                self._scorer = None
 
-    app = FastAPI(title="Callgate fraud", lifespan=lifespan)
-
-    @app.post("/v1/fraud/score")
-    async def score(request: Request) -> Response:
+    async def _live(self, receive: Receive, send: Send) -> None:
+        await receive()
         try:
-            found = parse_transaction(await _body(request))
-            if isinstance(found, list):
-                decisions = await scorers[0].score_batch(found)
-                return JSONResponse({"object": "list", "data": [one.to_dict() for one in decisions]})
-            return JSONResponse((await scorers[0].score(found)).to_dict())
-        except _FAILURES as error:
-            return JSONResponse(*describe_failure(error))
+            async with self.running():
+                await send({"type": "lifespan.startup.complete"})
+                await receive()
+        except InvalidModel as error:
+            await send({"type": "lifespan.startup.failed", "message": str(error)})
+            return
+        await send({"type": "lifespan.shutdown.complete"})
 
-    @app.post("/v1/fraud/labels")
-    async def label(request: Request) -> Response:
+    async def _answer(self, method: str, path: str, receive: Receive) -> tuple[int, dict[str, object]]:
+        scorer = self._scorer
+        if scorer is None:
+            return 503, _error("the fraud service is not up", "server_error", "unavailable", None)
+        wanted = "GET" if path.startswith((_DECISIONS, "/health/")) else "POST"
+        if method != wanted:
+            return 405, _error(f"use {wanted} here", "invalid_request_error", "wrong_method", None)
         try:
-            labels = parse_label(await _body(request))
-            for one in labels:
-                await scorers[0].label(one)
-            return JSONResponse({"object": "fraud.labels", "accepted": len(labels)})
+            if path == "/v1/fraud/score":
+                found = parse_transaction(await _body(receive))
+                if isinstance(found, list):
+                    return 200, {"object": "list", "data": [one.to_dict() for one in await scorer.score_batch(found)]}
+                return 200, (await scorer.score(found)).to_dict()
+            if path == "/v1/fraud/labels":
+                labels = parse_label(await _body(receive))
+                for one in labels:
+                    await scorer.label(one)
+                return 200, {"object": "fraud.labels", "accepted": len(labels)}
+            if path.startswith(_DECISIONS):
+                if (decision := await scorer.find(path.removeprefix(_DECISIONS))) is None:
+                    raise UnknownTransaction
+                return 200, decision.to_dict()
         except _FAILURES as error:
-            return JSONResponse(*describe_failure(error))
-
-    @app.get("/v1/fraud/decisions/{transaction_id}")
-    async def find(transaction_id: str) -> Response:
-        try:
-            decision = await scorers[0].find(transaction_id)
-            if decision is None:
-                raise UnknownTransaction
-            return JSONResponse(decision.to_dict())
-        except _FAILURES as error:
-            return JSONResponse(*describe_failure(error))
-
-    @app.get("/health/ready")
-    async def ready() -> dict[str, object]:
-        return {"status": "ok", "waiting": scorers[0].waiting}
-
-    return app
+            return describe_failure(error)
+        if path == "/health/ready":
+            return 200, {"status": "ok", "waiting": scorer.waiting}
+        return 404, _error("there is nothing at this address", "invalid_request_error", "not_found", None)
 
 
 _FAILURES = (InvalidTransaction, UnknownTransaction, StoreUnavailable, JournalUnavailable)
 
 
-def describe_failure(error: Exception) -> tuple[dict[str, object], int]:
-    """OpenAI's error body and a status."""
+def describe_failure(error: Exception) -> tuple[int, dict[str, object]]:
+    """A status and OpenAI's error body."""
     if isinstance(error, InvalidTransaction):
-        return _error(error.message, "invalid_request_error", "invalid_transaction", error.path or None), 400
+        return 400, _error(error.message, "invalid_request_error", "invalid_transaction", error.path or None)
     if isinstance(error, UnknownTransaction):
-        return _error(str(error), "invalid_request_error", "unknown_transaction", "transaction_id"), 404
-    return _error("the fraud service cannot answer now; try again", "server_error", "unavailable", None), 503
+        return 404, _error(str(error), "invalid_request_error", "unknown_transaction", "transaction_id")
+    return 503, _error("the fraud service cannot answer now; try again", "server_error", "unavailable", None)
 
 
 def _error(message: str, kind: str, code: str, param: str | None) -> dict[str, object]:
     return {"error": {"message": message, "type": kind, "code": code, "param": param}}
 
 
-async def _body(request: Request) -> bytes:
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > _LARGEST_BODY:
+async def _body(receive: Receive) -> bytes:
+    pieces, size = [], 0
+    while True:
+        message = await receive()
+        piece: bytes = message.get("body", b"")
+        size += len(piece)
+        if size > _LARGEST_BODY:
             raise InvalidTransaction("", f"the body is larger than {_LARGEST_BODY} bytes")
-    return bytes(body)
+        pieces.append(piece)
+        if not message.get("more_body"):
+            return b"".join(pieces)
 
 
 def run(settings: FraudSettings, redis_url: str, host: str, port: int) -> None:
@@ -113,7 +141,8 @@ def run(settings: FraudSettings, redis_url: str, host: str, port: int) -> None:
         async with open_redis(redis_url, settings) as store:
             yield store
 
-    uvicorn.run(build_app(settings, open_store, time.time), host=host, port=port, log_level="warning", access_log=False)
+    app = FraudApp(settings, open_store, time.time)
+    uvicorn.run(app, host=host, port=port, log_level="warning", access_log=False)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,8 @@ what serving computes there. Knows nothing of features, files or Redis.
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -15,8 +17,13 @@ from serving.fraud.history import (
     HORIZON_S,
     LABEL_DELAY_S,
     LARGEST_HISTORY,
+    NO_LIMIT,
+    SPREE_S,
+    SURPRISING_DENOMINATOR,
+    SURPRISING_NUMERATOR,
     UNEXPLAINED_FRAUD,
     Aggregates,
+    Spending,
 )
 
 Column = NDArray[np.int64]
@@ -33,10 +40,23 @@ def aggregate_columns(entity: Column, at_s: Column, cents: Column, codes: Column
     return _restore(sums.aggregates(), order)
 
 
-def _restore(aggregates: Aggregates, order: Column) -> Aggregates:
+def aggregate_customer_columns(
+    customer: Column, at_s: Column, cents: Column, codes: Column
+) -> tuple[Aggregates, Spending]:
+    """Aggregates as above, and how each row's customer spent lately."""
+    order = np.lexsort((at_s, customer))
+    sums = _Sums(customer[order], at_s[order], cents[order], codes[order])
+    found = sums.aggregates()
+    return _restore(found, order), _restore(sums.spending(found, cents[order]), order)
+
+
+_Sorted = TypeVar("_Sorted", Aggregates, Spending)
+
+
+def _restore(found: _Sorted, order: Column) -> _Sorted:
     inverse = np.empty_like(order)
     inverse[order] = np.arange(len(order))
-    return Aggregates(**{name: getattr(aggregates, name)[inverse] for name in Aggregates.__slots__})
+    return type(found)(**{name: getattr(found, name)[inverse] for name in type(found).__slots__})
 
 
 def _prefix(values: Column | NDArray[np.bool_]) -> Column:
@@ -109,6 +129,29 @@ class _Sums:
             first_unexplained_age=first_odd,
             last_unexplained_age=last_odd,
         )
+
+    def spending(self, sums: Aggregates, cents: Column) -> Spending:
+        """By stepping back one event of every row at a time: surprise depends on the row, so no prefix sum can hold it."""
+        rows, horizon, spree = len(cents), self.since(HORIZON_S), self.since(SPREE_S)
+        above, below = SURPRISING_NUMERATOR * sums.clean_cents, SURPRISING_DENOMINATOR * sums.clean_count
+        limit = np.where(below > 0, np.maximum(1, -(-above // np.maximum(below, 1))), NO_LIMIT)
+        found = {name: np.zeros(rows, dtype=np.int64) for name in Spending.__slots__}
+        found["count_14"] = self.end - spree
+        active, back = np.flatnonzero(self.end > horizon), 1
+        while len(active):
+            at = self.end[active] - back
+            amount, age = cents[at], self.at_s[active] - self.at_s[at]
+            odd, lately = amount >= limit[active], age <= SPREE_S
+            for days in (1, 3, 7, 14):
+                found[f"odd_{days}"][active] += odd & (age <= days * DAY_S)
+            found["largest_14"][active] = np.maximum(found["largest_14"][active], amount * lately)
+            plain = amount * ~odd
+            found["plain_count"][active] += ~odd
+            found["plain_cents"][active] += plain
+            found["plain_squares"][active] += plain * plain
+            back += 1
+            active = active[self.end[active] - back >= horizon[active]]
+        return Spending(**found)
 
     def _runs(self) -> tuple[Column, Column]:
         """Length of the run of frauds, and of genuine events, that ends at each position (over entity borders: the caller cuts)."""

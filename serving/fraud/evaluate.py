@@ -90,9 +90,34 @@ def interval(table: Transactions, rows: Mask, scores: Scores, draws: int, seed: 
     fraud, owner = table.fraud[rows][order], owner[order]
     values = []
     for _ in range(draws):
-        weight = np.bincount(rng.integers(0, len(names), len(names)), minlength=len(names))[owner]
-        hits = np.cumsum(weight * fraud)
-        taken = np.maximum(np.cumsum(weight), 1)
-        values.append(float((weight * fraud * hits / taken).sum() / max(hits[-1], 1)))
+        weight = np.bincount(rng.integers(0, len(names), len(names)), minlength=len(names))
+        values.append(_weighted_precision(fraud, weight[owner]))
     low, high = np.quantile(values, [0.025, 0.975])
     return float(low), float(high)
+
+
+def paired_gain(
+    table: Transactions, rows: Mask, scores: Scores, others: Scores, draws: int, seed: int
+) -> tuple[float, float, float]:
+    """How much average precision `scores` have over `others` on the same rows, with the 95 % bootstrap interval of the
+    difference, the same customers drawn for both."""
+    rng = np.random.default_rng(seed)
+    names, owner = np.unique(table.customer[rows], return_inverse=True)
+    fraud = table.fraud[rows]
+    ranked = []
+    for one in (scores, others):
+        order = np.argsort(-one, kind="stable")
+        ranked.append((fraud[order], owner[order]))
+    gains = []
+    for _ in range(draws):
+        weight = np.bincount(rng.integers(0, len(names), len(names)), minlength=len(names))
+        ours, theirs = (_weighted_precision(frauds, weight[owners]) for frauds, owners in ranked)
+        gains.append(ours - theirs)
+    low, high = np.quantile(gains, [0.025, 0.975])
+    return average_precision(fraud, scores) - average_precision(fraud, others), float(low), float(high)
+
+
+def _weighted_precision(fraud: NDArray[np.int64], weight: NDArray[np.int64]) -> float:
+    """Average precision of rows in the order of their rank, each counted `weight` times; ties as they stand."""
+    hits, taken = np.cumsum(weight * fraud), np.maximum(np.cumsum(weight), 1)
+    return float((weight * fraud * hits / taken).sum() / max(hits[-1], 1))

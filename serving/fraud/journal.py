@@ -21,6 +21,7 @@ from typing import BinaryIO
 _FRAME = struct.Struct("<II")
 _LARGEST_ENTRY = 1 << 20
 SEGMENT_BYTES = 64 << 20
+_WRITE_THROUGH: int = getattr(os, "RWF_DSYNC", 0)  # Linux: a write that returns when the disk has it
 
 _Waiting = tuple[bytes, asyncio.AbstractEventLoop, "asyncio.Future[None]"]
 
@@ -49,9 +50,14 @@ class Journal:
         """
         if self._closed:
             raise JournalUnavailable("the log is closed")
+        frame = _FRAME.pack(len(entry), zlib.crc32(entry)) + entry
+        if not self._sync:  # the kernel takes it in 10 µs: less than to wake the writer
+            if (failure := self._write(frame)) is not None:
+                raise failure
+            return
         loop = asyncio.get_running_loop()
         done: asyncio.Future[None] = loop.create_future()
-        self._waiting.put((_FRAME.pack(len(entry), zlib.crc32(entry)) + entry, loop, done))
+        self._waiting.put((frame, loop, done))
         await done
 
     async def aclose(self) -> None:
@@ -99,9 +105,7 @@ class Journal:
             try:
                 written = 0
                 while written < len(frames):
-                    written += self._segment.write(frames[written:])
-                if self._sync:
-                    os.fdatasync(self._segment.fileno())
+                    written += self._put(frames[written:])
             except OSError:
                 self._segment.truncate(start)  # half an entry would hide those written after it
                 self._segment.seek(start)
@@ -109,6 +113,19 @@ class Journal:
         except (OSError, ValueError) as error:
             return JournalUnavailable(f"the decision log could not be written: {type(error).__name__}")
         return None
+
+    def _put(self, frames: bytes) -> int:
+        """Writes and, if that is what durable means here, waits for the disk: in one call where the kernel has one."""
+        if not self._sync:
+            return self._segment.write(frames) or 0
+        if _WRITE_THROUGH:
+            end = self._segment.tell()
+            written = os.pwritev(self._segment.fileno(), [frames], end, _WRITE_THROUGH)
+            self._segment.seek(end + written)
+            return written
+        written = self._segment.write(frames) or 0
+        os.fdatasync(self._segment.fileno())
+        return written
 
     @staticmethod
     def _settle(batch: list[_Waiting], failure: JournalUnavailable | None) -> None:

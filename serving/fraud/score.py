@@ -21,6 +21,7 @@ from serving.fraud.history import (
     KEPT_EVENTS,
     UNEXPLAINED_FRAUD,
     aggregate,
+    aggregate_customer,
     digest_of,
     pack_event,
 )
@@ -199,7 +200,7 @@ class FraudScorer:
 
     def _features(self, transaction: Transaction, cents: int, seen: Observation) -> dict[str, float]:
         at_s = transaction.at_s
-        return derive(ONE_EVENT, at_s, cents, aggregate(seen.customer, at_s), aggregate(seen.terminal, at_s))
+        return derive(ONE_EVENT, at_s, cents, aggregate_customer(seen.customer, at_s), aggregate(seen.terminal, at_s))
 
     def _decide(self, transaction: Transaction, cents: int, features: dict[str, float], row: list[float]) -> Decision:
         return decide(

@@ -3,11 +3,12 @@
 One round trip a score: five commands in one pipeline, each on one key, so any Redis Cluster may spread them. APPEND is
 atomic, so concurrent writers lose nothing; what is appended twice or late is put right by the reader (`history`). Only
 housekeeping (label, trim) needs a script, on one key and off the path. Knows nothing of features or of the model.
-The only file that knows Redis.
+What Redis commands mean is here; how they travel is `wire`.
 """
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from typing import Any, Literal, Protocol
 
 from serving.fraud.history import EVENT, KEPT_EVENTS
 from serving.fraud.settings import FraudSettings
+from serving.fraud.wire import Command, Commands, ThroughClient, Wire, WireLost
 
 Entity = tuple[Literal["customer", "terminal"], str]
 
@@ -79,13 +81,10 @@ return length
 
 
 class RedisStore:
-    """The store over a `redis.asyncio` client (single server or cluster) that the caller opened and will close.
+    """The store over anything that runs commands: a `Wire`, or a redis-py client in `ThroughClient`."""
 
-    The client must not decode responses: records are bytes.
-    """
-
-    def __init__(self, client: Any, prefix: str = "fraud:", ttl_s: int = 60 * 86_400) -> None:
-        self._client = client
+    def __init__(self, commands: Commands, prefix: str = "fraud:", ttl_s: int = 60 * 86_400) -> None:
+        self._commands = commands
         self._prefix = prefix
         self._ttl_s = ttl_s
 
@@ -94,61 +93,76 @@ class RedisStore:
 
     async def observe(self, transaction_id: str, customer_id: str, terminal_id: str, event: bytes) -> Observation:
         customer, terminal = self._key(("customer", customer_id)), self._key(("terminal", terminal_id))
-        async with _reached():
-            pipeline = self._client.pipeline(transaction=False)
-            pipeline.get(f"{self._prefix}d:{transaction_id}")
-            pipeline.get(customer).append(customer, event)
-            pipeline.get(terminal).append(terminal, event)
-            filed, customer_record, _, terminal_record, _ = await pipeline.execute()
+        filed, customer_record, _, terminal_record, _ = await self._run(
+            (
+                ("GET", f"{self._prefix}d:{transaction_id}"),
+                ("GET", customer),
+                ("APPEND", customer, event),
+                ("GET", terminal),
+                ("APPEND", terminal, event),
+            )
+        )
         return Observation(customer_record or b"", terminal_record or b"", filed)
 
     async def file(self, decisions: Sequence[tuple[str, bytes]]) -> None:
-        async with _reached():
-            pipeline = self._client.pipeline(transaction=False)
-            for transaction_id, decision in decisions:
-                pipeline.set(f"{self._prefix}d:{transaction_id}", decision, ex=self._ttl_s, nx=True)
-            await pipeline.execute()
+        if decisions:
+            await self._run(
+                [("SET", f"{self._prefix}d:{name}", decision, "EX", self._ttl_s, "NX") for name, decision in decisions]
+            )
 
     async def recall(self, transaction_id: str) -> bytes | None:
-        async with _reached():
-            filed: bytes | None = await self._client.get(f"{self._prefix}d:{transaction_id}")
-            return filed
+        filed: bytes | None = (await self._run((("GET", f"{self._prefix}d:{transaction_id}"),)))[0]
+        return filed
 
     async def mark(self, entity: Entity, digest: int, label: int) -> bool:
-        async with _reached():
-            arguments = digest.to_bytes(8, "little"), label.to_bytes(4, "little")
-            return bool(await self._client.eval(_MARK, 1, self._key(entity), *arguments))
+        arguments = digest.to_bytes(8, "little"), label.to_bytes(4, "little")
+        return bool((await self._run((("EVAL", _MARK, 1, self._key(entity), *arguments),)))[0])
 
     async def trim(self, entities: Iterable[Entity]) -> None:
-        async with _reached():
-            for entity in entities:
-                await self._client.eval(_TRIM, 1, self._key(entity), KEPT_EVENTS * EVENT.size, self._ttl_s)
+        keep = KEPT_EVENTS * EVENT.size
+        scripts: list[Command] = [("EVAL", _TRIM, 1, self._key(entity), keep, self._ttl_s) for entity in entities]
+        if scripts:
+            await self._run(scripts)
 
     async def load(self, records: Sequence[tuple[Entity, bytes]]) -> None:
-        async with _reached():
-            pipeline = self._client.pipeline(transaction=False)
-            for entity, record in records:
-                pipeline.set(self._key(entity), record, ex=self._ttl_s)
-            await pipeline.execute()
+        if records:
+            await self._run([("SET", self._key(entity), record, "EX", self._ttl_s) for entity, record in records])
+
+    async def _run(self, commands: Sequence[Command]) -> list[Any]:
+        try:
+            return await self._commands.run(commands)
+        except WireLost as error:
+            raise StoreUnavailable(str(error)) from error
 
 
 @asynccontextmanager
 async def open_redis(url: str, settings: FraudSettings) -> AsyncIterator[RedisStore]:
-    """A store over a client of its own, closed at the end: for a service by itself."""
-    from redis.asyncio import Redis
-
-    client: Any = Redis.from_url(url)
+    """A store over a connection of its own, closed at the end. A URL ending in `?cluster=1` names a node of a cluster."""
+    commands = _through_cluster(url) if url.endswith("?cluster=1") else _wire(url)
+    client, commands = commands if isinstance(commands, tuple) else (None, commands)
     try:
-        yield RedisStore(client, settings.key_prefix, settings.record_ttl_days * 86_400)
+        yield RedisStore(commands, settings.key_prefix, settings.record_ttl_days * 86_400)
     finally:
-        await client.aclose()
+        await commands.aclose()
+        if client is not None:
+            await client.aclose()
 
 
-@asynccontextmanager
-async def _reached() -> AsyncIterator[None]:
-    from redis.exceptions import RedisError
+def _through_cluster(url: str) -> tuple[Any, Commands]:
+    from redis.asyncio import RedisCluster
 
-    try:
-        yield
-    except (RedisError, OSError) as error:
-        raise StoreUnavailable(type(error).__name__) from error
+    client: Any = RedisCluster.from_url(url.removesuffix("?cluster=1"))
+    return client, ThroughClient(client)
+
+
+def _wire(url: str) -> Commands:
+    from redis.asyncio.connection import parse_url
+
+    found: dict[str, Any] = dict(parse_url(url))
+    tls = ssl.create_default_context() if url.startswith("rediss:") else None
+    hello: list[Command] = []
+    if found.get("password"):
+        hello.append(("AUTH", *([found["username"]] if found.get("username") else []), found["password"]))
+    if found.get("db"):
+        hello.append(("SELECT", found["db"]))
+    return Wire(found.get("host", "127.0.0.1"), found.get("port", 6379), found.get("path", ""), tls, hello)

@@ -25,7 +25,7 @@ _CALIBRATION_DAYS = 7
 class Plan:
     """Training days, boosting rounds (15 leaves each), seed and threads."""
 
-    training_days: int = 28
+    training_days: int = 60
     rounds: int = 200
     seed: int = 20
     threads: int = 1

@@ -24,6 +24,7 @@ from serving.fraud.history import (
     LARGEST_HISTORY,
     UNEXPLAINED_FRAUD,
     aggregate,
+    aggregate_customer,
     pack_event,
     tidy,
 )
@@ -44,7 +45,9 @@ def differing_rows(table: Transactions, first: int, rows: int) -> int:
             break
         mine, theirs = customers[customer], terminals[terminal]
         if index >= first:
-            online = derive(ONE_EVENT, at_s, cents, aggregate(bytes(mine), at_s), aggregate(bytes(theirs), at_s))
+            online = derive(
+                ONE_EVENT, at_s, cents, aggregate_customer(bytes(mine), at_s), aggregate(bytes(theirs), at_s)
+            )
             row = np.array(list(online.values()))
             differing += bool((row.view(np.int64) != offline.values[index].view(np.int64)).any())
         event = EVENT.pack(at_s, cents, codes[index], index)
@@ -129,7 +132,9 @@ def test_future_events_and_labels_not_yet_due_change_nothing() -> None:
 
 
 def test_a_cold_start_is_missing_not_guessed() -> None:
-    features = derive(ONE_EVENT, 1_700_000_000, 2_000, aggregate(b"", 1_700_000_000), aggregate(b"", 1_700_000_000))
+    features = derive(
+        ONE_EVENT, 1_700_000_000, 2_000, aggregate_customer(b"", 1_700_000_000), aggregate(b"", 1_700_000_000)
+    )
     assert tuple(features) == feature_names()
     assert math.isnan(features["customer_amount_ratio"])
     assert math.isnan(features["terminal_risk_7"])

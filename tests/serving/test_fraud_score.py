@@ -18,6 +18,7 @@ from serving.fraud.score import FraudScorer, build_scorer
 from serving.fraud.settings import FraudSettings, Rule
 from serving.fraud.store import Observation, RedisStore, StoreUnavailable
 from serving.fraud.types import InvalidTransaction, Label, Transaction, UnknownTransaction
+from serving.fraud.wire import ThroughClient
 
 NOW_S = 1_790_000_000
 DAY_S = 86_400
@@ -49,7 +50,7 @@ def settings(tmp_path: Path) -> FraudSettings:
 
 @pytest.fixture
 async def scorer(settings: FraudSettings, client: Any) -> AsyncIterator[FraudScorer]:
-    scorer = await build_scorer(settings, RedisStore(client), lambda: float(NOW_S))
+    scorer = await build_scorer(settings, RedisStore(ThroughClient(client)), lambda: float(NOW_S))
     yield scorer
     await scorer.aclose()
 
@@ -102,10 +103,10 @@ async def test_the_same_transaction_again_gets_the_same_decision_and_counts_once
 
 
 async def test_a_new_process_answers_a_repeat_from_the_store(settings: FraudSettings, client: Any) -> None:
-    one = await build_scorer(settings, RedisStore(client), lambda: float(NOW_S))
+    one = await build_scorer(settings, RedisStore(ThroughClient(client)), lambda: float(NOW_S))
     first = await one.score(transaction(1))
     await one.aclose()
-    other = await build_scorer(settings, RedisStore(client), lambda: float(NOW_S + 9))
+    other = await build_scorer(settings, RedisStore(ThroughClient(client)), lambda: float(NOW_S + 9))
     assert await other.score(transaction(1)) == first
     assert await other.find("t-1") == first
     assert await other.find("t-2") is None
@@ -163,7 +164,9 @@ async def test_a_label_for_a_transaction_never_seen_is_refused(scorer: FraudScor
 
 async def test_a_rule_makes_the_outcome_stricter_and_gives_its_reason(settings: FraudSettings, client: Any) -> None:
     rule = Rule(name="cap", feature="amount", at_least=1_000, outcome="decline", message="Over the limit.")
-    scorer = await build_scorer(settings.model_copy(update={"rules": (rule,)}), RedisStore(client), lambda: NOW_S)
+    scorer = await build_scorer(
+        settings.model_copy(update={"rules": (rule,)}), RedisStore(ThroughClient(client)), lambda: NOW_S
+    )
     decision = await scorer.score(transaction(1))
     await scorer.aclose()
     assert decision.outcome == "decline"
@@ -171,7 +174,7 @@ async def test_a_rule_makes_the_outcome_stricter_and_gives_its_reason(settings: 
 
 
 async def test_every_logged_decision_is_replayed_bit_for_bit(settings: FraudSettings, client: Any) -> None:
-    scorer = await build_scorer(settings, RedisStore(client), lambda: float(NOW_S))
+    scorer = await build_scorer(settings, RedisStore(ThroughClient(client)), lambda: float(NOW_S))
     await scorer.score_batch([transaction(n, amount=str(n * 7), customer_id=f"c-{n % 9}") for n in range(200)])
     await scorer.aclose()
     report = replay_log(settings.log_directory, settings)
@@ -219,7 +222,7 @@ async def test_a_real_redis_that_is_gone_degrades_within_the_deadline(settings: 
     from redis.asyncio import Redis
 
     gone: Any = Redis(unix_socket_path=str(tmp_path / "nothing.sock"))
-    scorer = await build_scorer(settings, RedisStore(gone), lambda: float(NOW_S))
+    scorer = await build_scorer(settings, RedisStore(ThroughClient(gone)), lambda: float(NOW_S))
     assert (await scorer.score(transaction(1))).degraded is True
     await scorer.aclose()
     await gone.aclose()
@@ -228,7 +231,7 @@ async def test_a_real_redis_that_is_gone_degrades_within_the_deadline(settings: 
 async def test_the_memory_store_and_redis_keep_the_same_records(client: Any) -> None:
     from serving.fraud.history import KEPT_EVENTS, digest_of, pack_event
 
-    redis, memory = RedisStore(client), MemoryStore()
+    redis, memory = RedisStore(ThroughClient(client)), MemoryStore()
     for store in (redis, memory):
         for number in range(KEPT_EVENTS + 5):
             await store.observe(f"t-{number}", "c", "m", pack_event(NOW_S + number, number, f"t-{number}"))
@@ -247,16 +250,16 @@ async def test_the_service_answers_over_http(settings: FraudSettings, client: An
 
     from httpx import ASGITransport, AsyncClient
 
-    from serving.fraud.app import build_app
+    from serving.fraud.app import FraudApp
 
     @asynccontextmanager
     async def open_store() -> AsyncIterator[RedisStore]:
-        yield RedisStore(client)
+        yield RedisStore(ThroughClient(client))
 
-    app = build_app(settings, open_store, lambda: float(NOW_S))
+    app = FraudApp(settings, open_store, lambda: float(NOW_S))
     body = {"transaction_id": "t-1", "customer_id": "c", "terminal_id": "m", "amount": "24.50", "currency": "USD"}
     body["timestamp"] = datetime.fromtimestamp(NOW_S, UTC).isoformat()
-    async with app.router.lifespan_context(app), AsyncClient(transport=ASGITransport(app), base_url="http://x") as http:
+    async with app.running(), AsyncClient(transport=ASGITransport(app), base_url="http://x") as http:
         scored = await http.post("/v1/fraud/score", content=json.dumps(body))
         assert scored.status_code == 200
         assert scored.json()["decision"] == "approve"
