@@ -20,6 +20,7 @@ import structlog
 from gateway.errors import BadRequest, CallgateError, NotFound, TooLarge, Unauthenticated, WrongMediaType, WrongMethod
 from gateway.metrics import Metrics
 from gateway.pipeline import Call, Embedder, Pipeline, headers_of
+from gateway.request_log import RequestLog
 from gateway.routing import Router
 from gateway.telemetry import TraceExporter
 from gateway.types import Chunk, Endpoint, Json, Record
@@ -75,6 +76,7 @@ class HotRoutes:
         fraud: Scorer | None,
         recorder: Recorder | None = None,
         max_body_bytes: int,
+        request_log: RequestLog | None,
     ) -> None:
         self._pipeline = pipeline
         self._router = router
@@ -86,6 +88,9 @@ class HotRoutes:
         self._fraud = fraud
         self._recorder = recorder
         self._max_body_bytes = max_body_bytes
+        self._request_log = request_log
+        self._loop = asyncio.get_running_loop()
+        self._ids = Ids()
         self._log = structlog.get_logger("request")
         self._hot: dict[str, tuple[str, str, _Handler]] = {
             "/v1/chat/completions": ("POST", "chat", self._chat),
@@ -107,7 +112,7 @@ class HotRoutes:
             found = ("GET", "fraud", self._score)
         if found is None and path.startswith("/v1/models/"):
             found = ("GET", "models", self._model)
-        exchange = _Exchange(scope, receive, send)
+        exchange = _Exchange(scope, receive, send, self._ids)
         if found is None:
             if _HOST.match(exchange.header(b"host") or b"localhost") is None:
                 await self._fail(exchange, BadRequest("The Host header is malformed.", code="invalid_host"))
@@ -119,7 +124,7 @@ class HotRoutes:
 
     async def _serve(self, exchange: _Exchange, method: str, handler: _Handler) -> None:
         """One hot request, from its first byte to its record."""
-        self._metrics.in_flight.inc()
+        self._metrics.in_flight += 1
         watch: asyncio.TimerHandle | None = None
         try:
             if scope_method(exchange.scope) != method:
@@ -127,7 +132,8 @@ class HotRoutes:
             if _HOST.match(exchange.header(b"host") or b"localhost") is None:
                 raise BadRequest("The Host header is malformed.", code="invalid_host")
             exchange.raw = await exchange.read(self._max_body_bytes) if method == "POST" else b""
-            watch = asyncio.get_running_loop().call_later(WATCH_AFTER_S, exchange.watch_soon, asyncio.current_task())
+            work = asyncio.current_task()
+            watch = self._loop.call_later(WATCH_AFTER_S, exchange.watch_soon, work)
             await handler(exchange)
         except CallgateError as error:
             await self._fail(exchange, error)
@@ -146,7 +152,7 @@ class HotRoutes:
                 watch.cancel()
             if exchange.watcher is not None:
                 exchange.watcher.cancel()
-            self._metrics.in_flight.dec()
+            self._metrics.in_flight -= 1
             self._finish(exchange.record)
 
     def _finish(self, record: Record) -> None:
@@ -158,22 +164,8 @@ class HotRoutes:
         self._exporter.submit(record)
         if self._recorder is not None:
             self._recorder.submit(record)
-        self._log.info(
-            "request",
-            request_id=record.request_id,
-            trace_id=record.trace_id.hex(),
-            endpoint=record.endpoint,
-            key_id=record.key_id,
-            model=record.route,
-            deployment=record.deployment,
-            status=record.status,
-            error=record.error_code or None,
-            attempts=record.attempts,
-            policy=record.policy_digest[:12] or None,
-            input_tokens=record.usage.prompt_tokens,
-            output_tokens=record.usage.completion_tokens,
-            duration_ms=round((record.ended_ns - record.started_ns) / 1e6, 2),
-        )
+        if self._request_log is not None:
+            self._request_log.add(record)
 
     async def _chat(self, exchange: _Exchange) -> None:
         await self._answer(exchange, "chat")
@@ -320,7 +312,7 @@ class _Exchange:
         "writer",
     )
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __init__(self, scope: Scope, receive: Receive, send: Send, ids: Ids) -> None:
         self.scope = scope
         self._receive = receive
         self._send = send
@@ -330,7 +322,7 @@ class _Exchange:
         self.call: Call | None = None
         self.writer: Writer | None = None
         self.watcher: asyncio.Task[None] | None = None
-        self.record = _new_record(self._headers)
+        self.record = _new_record(self._headers, ids.take())
 
     def header(self, name: bytes) -> bytes | None:
         return self._headers.get(name)
@@ -388,14 +380,29 @@ class _Exchange:
         await self.end(body)
 
 
+class Ids:
+    """Random bytes for a request's ids, fetched from the system for many requests at once."""
+
+    __slots__ = ("_at", "_noise")
+
+    def __init__(self) -> None:
+        self._noise, self._at = b"", 0
+
+    def take(self) -> bytes:
+        """Forty bytes: a trace id, a span id and a request id."""
+        if self._at == len(self._noise):
+            self._noise, self._at = os.urandom(40 * 100), 0
+        self._at += 40
+        return self._noise[self._at - 40 : self._at]
+
+
 _Handler = Callable[[_Exchange], Awaitable[None]]
 
 
-def _new_record(headers: dict[bytes, bytes]) -> Record:
+def _new_record(headers: dict[bytes, bytes], noise: bytes) -> Record:
     """A record under the caller's request id and trace, where it sent usable ones."""
     request_id = headers.get(b"x-request-id", b"")
     parent = _TRACEPARENT.match(headers.get(b"traceparent", b""))
-    noise = os.urandom(40)
     trace_id = bytes.fromhex(parent[1].decode()) if parent else noise[:16]
     call_id, intent = headers.get(b"x-call-id", b""), headers.get(b"x-call-intent", b"")
     return Record(

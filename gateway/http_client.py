@@ -85,6 +85,14 @@ class HttpPool:
         self._idle: dict[tuple[str, int, bool], deque[_Connection]] = {}
         self._open: set[_Connection] = set()
         self._ssl: Any = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The loop it works on, asked for once: every look-up is a system call (getpid)."""
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
+        return self._loop
 
     def send(self, target: Target, body: bytes, patience: Patience, headers: bytes = b"") -> Exchange:
         """One request, to be entered with ``async with``. ``headers``: more lines, each ended by CRLF."""
@@ -98,7 +106,7 @@ class HttpPool:
 
     def take_idle(self, target: Target) -> _Connection | None:
         idle = self._idle.get((target.host, target.port, target.tls))
-        now = asyncio.get_running_loop().time()
+        now = self.loop.time()
         while idle:
             connection = idle.pop()
             if not connection.closed and now - connection.idle_since < KEEP_ALIVE_S:
@@ -110,10 +118,9 @@ class HttpPool:
         """Raises: ConnectFailed, TimedOut."""
         if len(self._open) >= self._max_connections:
             raise ConnectFailed("too many connections")
-        loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(timeout_s):
-                _, connection = await loop.create_connection(
+                _, connection = await self.loop.create_connection(
                     lambda: _Connection(self, target),
                     target.host,
                     target.port,
@@ -169,7 +176,7 @@ class Exchange:
 
     async def __aenter__(self) -> Exchange:
         """Raises: HttpError."""
-        loop = asyncio.get_running_loop()
+        loop = self._pool.loop
         until = loop.time() + self._patience.total_s
         connection = self._pool.take_idle(self._target)
         if connection is not None:
@@ -230,7 +237,7 @@ class _Connection(asyncio.Protocol):
         self.received = False
         self.headers: dict[bytes, bytes] = {}
         self._pool = pool
-        self._loop = asyncio.get_running_loop()
+        self._loop = pool.loop
         self._transport: Any = None
         self._parser: Any = None
         self._waiter: asyncio.Future[None] | None = None

@@ -22,6 +22,16 @@ class SpanWriter:
 
     def __init__(self) -> None:
         self._keys: dict[str, bytes] = {}
+        self._constant: dict[tuple[Any, ...], bytes] = {}
+
+    def constant(self, names: tuple[str, ...], values: tuple[Any, ...]) -> bytes:
+        """Attributes that many spans share, encoded once; at most 4,096 sets are remembered."""
+        found = self._constant.get(values)
+        if found is None:
+            found = self.attributes(dict(zip(names, values, strict=True)), b"\x4a")
+            if len(self._constant) < _REMEMBERED:
+                self._constant[values] = found
+        return found
 
     def request(self, resource: Mapping[str, Any], spans: Iterable[bytes]) -> bytes:
         """An ExportTraceServiceRequest with one resource and one scope. ``spans`` come from ``span``."""
@@ -41,13 +51,14 @@ class SpanWriter:
         end_ns: int,
         attributes: Mapping[str, Any],
         error: str,
+        encoded: bytes = b"",
     ) -> bytes:
-        """One Span message. ``error`` empty: status ok."""
+        """One Span message. ``error`` empty: status ok. ``encoded``: more attributes, from ``constant``."""
         head = b"\x0a\x10" + trace_id + b"\x12\x08" + span_id + (b"\x22\x08" + parent_id if parent_id else b"")
         times = b"\x39" + _FIXED(start_ns) + b"\x41" + _FIXED(end_ns)
         status = _message(b"\x7a", _message(b"\x12", error.encode()) + b"\x18\x02") if error else _OK
         named = _message(b"\x2a", name.encode())
-        return head + named + b"\x30" + _varint(kind) + times + self.attributes(attributes, b"\x4a") + status
+        return head + named + b"\x30" + _varint(kind) + times + encoded + self.attributes(attributes, b"\x4a") + status
 
     def attributes(self, values: Mapping[str, Any], tag: bytes) -> bytes:
         """Repeated KeyValue messages under a field's tag. None and empty texts are left out."""

@@ -144,10 +144,12 @@ def _listen(settings: Settings, config: Path) -> socket.socket:
 def _uvicorn(settings: Settings, app: object) -> uvicorn.Config:
     import uvicorn
 
+    from gateway.http_server import LeanProtocol
+
     return uvicorn.Config(
         app,  # type: ignore[arg-type]  # an ASGI callable; uvicorn's own alias is narrower than the specification
         loop="uvloop",
-        http="httptools",
+        http=LeanProtocol,
         ws="none",
         lifespan="on",
         access_log=False,

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import structlog
 from openinference.semconv.resource import ResourceAttributes
 from openinference.semconv.trace import MessageAttributes, OpenInferenceSpanKindValues, SpanAttributes
@@ -29,6 +30,8 @@ _KIND = SpanAttributes.OPENINFERENCE_SPAN_KIND
 _CHAIN = OpenInferenceSpanKindValues.CHAIN.value
 _LLM = OpenInferenceSpanKindValues.LLM.value
 _GUARDRAIL = OpenInferenceSpanKindValues.GUARDRAIL.value
+_SAID_BY = f"{SpanAttributes.LLM_OUTPUT_MESSAGES}.0.{MessageAttributes.MESSAGE_ROLE}"
+_SAID = f"{SpanAttributes.LLM_OUTPUT_MESSAGES}.0.{MessageAttributes.MESSAGE_CONTENT}"
 
 
 class TraceExporter:
@@ -139,8 +142,8 @@ def encode(batch: list[Record], resource: Mapping[str, Any], writer: SpanWriter)
 
 
 def _spans(record: Record, writer: SpanWriter) -> Iterator[bytes]:
+    yield _root(record, writer)
     policy = {"callgate.policy": record.policy, "callgate.policy_digest": record.policy_digest}
-    yield _root(record, policy, writer)
     for place, step in enumerate(record.spans, 1):
         yield _span(
             record,
@@ -159,23 +162,32 @@ def _spans(record: Record, writer: SpanWriter) -> Iterator[bytes]:
         yield _rail(record, place, rail, last_ns, policy, writer)
         place += 1
     if record.call_started_ns:
-        yield _llm(record, place, policy, writer)
+        yield _llm(record, place, writer)
 
 
-def _root(record: Record, policy: Mapping[str, Any], writer: SpanWriter) -> bytes:
+_ROOT_CONSTANT = (
+    _KIND,
+    "callgate.route",
+    "callgate.key_id",
+    "http.response.status_code",
+    "callgate.cache",
+    "callgate.policy",
+    "callgate.policy_digest",
+)
+
+
+def _root(record: Record, writer: SpanWriter) -> bytes:
+    constant = writer.constant(
+        _ROOT_CONSTANT,
+        (_CHAIN, record.route, record.key_id, record.status, record.cache, record.policy, record.policy_digest),
+    )
     attributes: dict[str, Any] = {
-        _KIND: _CHAIN,
         "callgate.request_id": record.request_id,
-        "callgate.route": record.route,
-        "callgate.key_id": record.key_id,
-        "http.response.status_code": record.status,
-        "callgate.redacted": json.dumps(dict(record.redacted)) if record.redacted else "",
-        "callgate.cache": record.cache,
+        "callgate.redacted": json.dumps(dict(record.redacted)) if record.redacted else None,
         "callgate.unresolved_tokens": record.unresolved_tokens or None,
-        SpanAttributes.INPUT_VALUE: record.input[-1]["content"] if record.input else "",
+        SpanAttributes.INPUT_VALUE: record.input[-1]["content"] if record.input else None,
         SpanAttributes.OUTPUT_VALUE: "".join(record.output),
         SpanAttributes.SESSION_ID: record.call_id,
-        **policy,
     }
     return writer.span(
         record.trace_id,
@@ -187,44 +199,67 @@ def _root(record: Record, policy: Mapping[str, Any], writer: SpanWriter) -> byte
         record.ended_ns,
         attributes,
         record.error_code,
+        constant,
     )
 
 
-def _llm(record: Record, place: int, policy: Mapping[str, Any], writer: SpanWriter) -> bytes:
+_LLM_CONSTANT = (
+    _KIND,
+    SpanAttributes.LLM_MODEL_NAME,
+    "gen_ai.response.model",
+    "gen_ai.request.model",
+    "gen_ai.operation.name",
+    "callgate.deployment",
+    "callgate.attempts",
+    "callgate.arm",
+    "callgate.finish_reason",
+    SpanAttributes.LLM_INVOCATION_PARAMETERS,
+    "callgate.policy",
+    "callgate.policy_digest",
+)
+
+
+def _llm(record: Record, place: int, writer: SpanWriter) -> bytes:
     usage = record.usage
+    constant = writer.constant(
+        _LLM_CONSTANT,
+        (
+            _LLM,
+            record.upstream_model,
+            record.upstream_model,
+            record.model,
+            "chat" if record.endpoint == "chat" else "text_completion",
+            record.deployment,
+            record.attempts,
+            record.arm,
+            record.finish_reason,
+            msgspec.json.encode(record.parameters).decode(),
+            record.policy,
+            record.policy_digest,
+        ),
+    )
+    said = "".join(record.output)
     attributes: dict[str, Any] = {
-        _KIND: _LLM,
-        SpanAttributes.LLM_MODEL_NAME: record.upstream_model,
         SpanAttributes.LLM_TOKEN_COUNT_PROMPT: usage.prompt_tokens,
         SpanAttributes.LLM_TOKEN_COUNT_COMPLETION: usage.completion_tokens,
         SpanAttributes.LLM_TOKEN_COUNT_TOTAL: usage.total_tokens,
-        SpanAttributes.LLM_INVOCATION_PARAMETERS: json.dumps(record.parameters),
-        SpanAttributes.OUTPUT_VALUE: "".join(record.output),
-        "gen_ai.operation.name": "chat" if record.endpoint == "chat" else "text_completion",
-        "gen_ai.request.model": record.model,
-        "gen_ai.response.model": record.upstream_model,
+        SpanAttributes.OUTPUT_VALUE: said,
         "gen_ai.usage.input_tokens": usage.prompt_tokens,
         "gen_ai.usage.output_tokens": usage.completion_tokens,
-        "callgate.deployment": record.deployment,
-        "callgate.attempts": record.attempts,
-        "callgate.arm": record.arm,
         "callgate.moved": record.moved or None,
-        "callgate.fallbacks": ", ".join(record.fallbacks),
+        "callgate.fallbacks": ", ".join(record.fallbacks) if record.fallbacks else None,
         "callgate.usage_estimated": usage.estimated or None,
-        "callgate.finish_reason": record.finish_reason,
-        **policy,
     }
     for index, message in enumerate(record.input):
         prefix = f"{SpanAttributes.LLM_INPUT_MESSAGES}.{index}."
         attributes[prefix + MessageAttributes.MESSAGE_ROLE] = message["role"]
         attributes[prefix + MessageAttributes.MESSAGE_CONTENT] = message["content"]
-    if record.output:
-        prefix = f"{SpanAttributes.LLM_OUTPUT_MESSAGES}.0."
-        attributes[prefix + MessageAttributes.MESSAGE_ROLE] = "assistant"
-        attributes[prefix + MessageAttributes.MESSAGE_CONTENT] = "".join(record.output)
+    if said:
+        attributes[_SAID_BY] = "assistant"
+        attributes[_SAID] = said
     failed = record.error_code if record.error_code.startswith("upstream") else ""
     ended_ns = record.call_ended_ns or record.ended_ns
-    return _span(record, place, "llm", record.call_started_ns, ended_ns, attributes, failed, writer)
+    return _span(record, place, "llm", record.call_started_ns, ended_ns, attributes, failed, writer, constant)
 
 
 def _rail(
@@ -255,9 +290,19 @@ def _span(
     attributes: Mapping[str, Any],
     failed: str,
     writer: SpanWriter,
+    encoded: bytes = b"",
 ) -> bytes:
     own_id = (int.from_bytes(record.span_id, "big") + place) % (1 << 64) or 1
     kind = CLIENT if name == "llm" else INTERNAL
     return writer.span(
-        record.trace_id, own_id.to_bytes(8, "big"), record.span_id, name, kind, start_ns, end_ns, attributes, failed
+        record.trace_id,
+        own_id.to_bytes(8, "big"),
+        record.span_id,
+        name,
+        kind,
+        start_ns,
+        end_ns,
+        attributes,
+        failed,
+        encoded,
     )

@@ -150,7 +150,9 @@ async def test_the_whole_road(
     assert [len(row["embedding"]) for row in body["data"]] == [384, 384]
     # personal data: nowhere but in the caller's own answers
     async with gateway.session.get(gateway.url + "/metrics") as response:
-        metrics = await response.text()
+        metrics = re.sub(
+            r" [0-9.e+-]+$", "", await response.text(), flags=re.M
+        )  # a sum of seconds may hold any four digits
     for _ in range(200):
         if b"".join(traces).count(b"rail.answer") >= 4:
             break
