@@ -17,6 +17,7 @@ from typing import Annotated, Any, NoReturn, TypeVar
 import typer
 
 from gateway import settings as configuration
+from gateway.policy_cli import build_policy, explain
 from gateway.settings import Settings, SettingsError
 
 _T = TypeVar("_T")
@@ -43,6 +44,8 @@ def build() -> typer.Typer:
     keys.command("list")(list_keys)
     keys.command("revoke")(revoke_key)
     app.add_typer(keys, name="keys")
+    app.add_typer(build_policy(), name="policy")
+    app.command()(explain)
     moving = typer.Typer(no_args_is_help=True, help="Settings files: carried over from other gateways.")
     moving.command("import")(import_config)
     app.add_typer(moving, name="config")
@@ -273,19 +276,11 @@ def _hasher(settings: Settings) -> Any:
         _fail(str(error))
 
 
-def _redis_url(settings: Settings) -> str:
-    """The settings' Redis, or that of a running `callgate up` of this folder, whose port and password are its own."""
-    try:
-        running = json.loads((settings.state_dir / "up.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return settings.redis.url
-    return str(running.get("redis_url") or settings.redis.url)
-
-
 def _with_store(settings: Settings, work: Any) -> Any:
+    from gateway.policy_session import redis_url
     from gateway.stores import RedisStore, StoreError
 
-    url = _redis_url(settings)
+    url = redis_url(settings)
 
     async def run() -> Any:
         store = RedisStore(url, settings.redis.timeout_s)

@@ -1,0 +1,145 @@
+"""A plan or an explanation for people: in the terminal, or as one HTML file for a change ticket. It computes nothing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from html import escape
+from typing import Any
+
+KINDS = {
+    "newly_blocked": "Newly blocked",
+    "newly_allowed": "Newly allowed",
+    "changed_redaction": "Changed redaction",
+    "changed_refusal": "Changed refusal",
+}
+Report = Mapping[str, Any]
+
+
+def verdict_line(report: Report) -> str:
+    """One sentence: may it be applied?"""
+    if report["breaches"]:
+        return "Over its limits: " + "; ".join(report["breaches"])
+    return "Within its limits: it may be applied."
+
+
+def show_identity(report: Report) -> None:
+    """That the running version does not reproduce what was recorded, and where."""
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    found = report["identity"]
+    console.print(
+        f"Not reproducible: {found['reproduced']} of {found['replayed']} recorded verdicts; nothing else is said."
+    )
+    for one in found["not_reproduced"][:20]:
+        console.print(f"  {one['request_id']} (recorded by {one['engine']}): {'; '.join(one['why'])}", markup=False)
+
+
+def show_plan(report: Report) -> None:
+    """The plan as tables."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    console.print(
+        f"[bold]{report['plan']}[/bold]  {report['policy']}  {report['base'][:12]} -> {report['digest'][:12]}"
+    )
+    found = report["identity"]
+    console.print(
+        f"Identity: {found['reproduced']} of {found['replayed']} recorded verdicts reproduced ({found['incidents']} incidents left out)"
+    )
+    table = Table("change", "requests", "% of traffic", "by rail", "by intent", "by language")
+    for kind, title in KINDS.items():
+        one = report[kind]
+        share = "-" if one["percent"] is None else f"{one['percent']:.2f}"
+        table.add_row(
+            title, str(one["requests"]), share, *(_cut(one[cut]) for cut in ("by_rail", "by_intent", "by_language"))
+        )
+    console.print(table)
+    for line in _facts(report):
+        console.print(line, markup=False)
+    for kind, title in KINDS.items():
+        for example in report[kind]["examples"][:3]:
+            console.print(f"{title}: {_told(example)}", markup=False)
+    console.print(verdict_line(report), style="red" if report["breaches"] else "green", markup=False)
+
+
+def _cut(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{name or '-'} {count}" for name, count in list(counts.items())[:4]) or "-"
+
+
+def _facts(report: Report) -> Iterator[str]:
+    time_, cost = report["latency"], report["cost"]
+    yield f"Rails in this replay, ms a request: p50 {time_['old_p50_ms']} -> {time_['new_p50_ms']}, p95 {time_['old_p95_ms']} -> {time_['new_p95_ms']}"
+    yield f"Model tokens no longer asked for: {cost['tokens_no_longer_asked_for']} of {cost['tokens']}; requests newly asked: {cost['requests_newly_asked']} (their cost is not known)"
+    for why, count in report["not_known"]["why"].items():
+        yield f"Not known for {count}: {why}"
+
+
+def _told(example: Mapping[str, Any]) -> str:
+    scores = example["scores"]
+    by = f" (score {scores[0]}, threshold {scores[1]})" if scores and scores[0] is not None else ""
+    return f"{example['request_id']} {example['was']} -> {example['now']} by {example['rail']}{by}: {example['text']}"
+
+
+def plan_html(report: Report) -> str:
+    """The plan as one self-contained page: no script, nothing loaded from anywhere."""
+    found = report["identity"]
+    at = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(report["at"]))
+    rows = "".join(
+        f"<tr><th>{title}</th><td>{report[kind]['requests']}</td><td>{_share(report[kind]['percent'])}</td>"
+        + "".join(f"<td>{escape(_cut(report[kind][cut]))}</td>" for cut in ("by_rail", "by_intent", "by_language"))
+        + "</tr>"
+        for kind, title in KINDS.items()
+    )
+    facts = "".join(f"<li>{escape(line)}</li>" for line in _facts(report))
+    examples = "".join(
+        f"<h2>{title}</h2><ol>" + "".join(f"<li>{escape(_told(e))}</li>" for e in report[kind]["examples"]) + "</ol>"
+        for kind, title in KINDS.items()
+        if report[kind]["examples"]
+    )
+    return f"""<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(report["plan"])}</title><style>
+body{{font:15px/1.5 system-ui,sans-serif;max-width:70em;margin:2em auto;padding:0 1em}}table{{border-collapse:collapse}}
+td,th{{border:1px solid #bbb;padding:.3em .7em;text-align:left}}.bad{{color:#a00}}.good{{color:#060}}code{{word-break:break-all}}</style>
+<h1>Policy {escape(report["policy"])}</h1><p>{escape(report["plan"])}, {at}, by {escape(report["by"])}<br>from <code>{report["base"]}</code><br>to
+<code>{report["digest"]}</code></p><p class="{"bad" if report["breaches"] else "good"}">{escape(verdict_line(report))}</p>
+<p>Identity: {found["reproduced"]} of {found["replayed"]} recorded verdicts reproduced under the running version; {found["incidents"]} incidents left out.</p>
+<table><tr><th>Change</th><th>Requests</th><th>% of traffic</th><th>By rail</th><th>By intent</th><th>By language</th></tr>{rows}</table>
+<ul>{facts}</ul>{examples}</html>
+"""
+
+
+def _share(percent: float | None) -> str:
+    return "-" if percent is None else f"{percent:.2f}"
+
+
+def show_explanation(told: Report) -> None:
+    """Which rail decided, on what, with which score and threshold, and whether it is what was recorded."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    console.print(f"{told['request_id']}  {told['policy']}", markup=False)
+    by = f", decided by {told['decided_by']}" if told["decided_by"] else ""
+    console.print(f"{told['outcome']}{by}; {'as recorded' if told['reproduced'] else 'NOT as recorded'}", markup=False)
+    for line in told["differences"]:
+        console.print(f"  {line}", markup=False)
+    table = Table("stage", "rail", "outcome", "score", "threshold", "reason", "on (redacted)")
+    for rail in told["rails"]:
+        cells = [
+            rail["stage"],
+            rail["rail"],
+            rail["outcome"],
+            rail["score"],
+            rail["threshold"],
+            rail["reason"],
+            rail["text"][:400],
+        ]
+        table.add_row(*(escape_markup("-" if cell is None else str(cell)) for cell in cells))
+    console.print(table)
+
+
+def escape_markup(text: str) -> str:
+    """Tokens such as [PERSON_1] are text here, not rich's markup."""
+    return text.replace("[", r"\[")
