@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 
 from guardrails.detectors.contacts import contact_patterns, place_patterns
 from guardrails.detectors.merge import merged
-from guardrails.detectors.names import STOCK_MODEL, NameFinder
+from guardrails.detectors.names import SHIPPED_MODEL, NameFinder
 from guardrails.detectors.numbers import bank_patterns, card_patterns, government_patterns, record_patterns
 from guardrails.detectors.pattern import Matcher, Pattern
 from guardrails.detectors.spoken_names import name_patterns
@@ -51,7 +51,7 @@ def build_redactor(settings: RedactionSettings, *, key: bytes | None = None) -> 
 
         own = load_recognizers(settings.presidio_recognizers)
     if settings.ner == "on":
-        names = NameFinder(settings.ner_model or STOCK_MODEL, settings.ner_timeout_s)
+        names = NameFinder(settings.ner_model or SHIPPED_MODEL, settings.ner_timeout_s)
     return Redactor(settings, matcher, names, key or secrets.token_bytes(32), own)
 
 

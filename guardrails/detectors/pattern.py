@@ -38,7 +38,7 @@ class Pattern:
 
 
 class Matcher:
-    """Many patterns, one pass: an alternation says whether anything is there, a set says which, each says where."""
+    """Many patterns, one pass: a set says which are there, each says where."""
 
     def __init__(self, patterns: Iterable[Pattern], gate: str = "") -> None:
         """Compile. ``gate``: an expression without which no pattern can match; most turns end there, in 2 us.
@@ -54,23 +54,19 @@ class Matcher:
         options.log_errors = False
         self._gate = re.compile(gate) if gate else None
         self._compiled = [_compile(re2, pattern, options) for pattern in self.patterns]
-        self._any: Any = re2.compile(
-            "|".join(f"(?:{_uncaptured(p.regex)})" for p in self.patterns) or r"[^\s\S]", options
-        )
         self._which: Any = re2.Set.SearchSet(options)
         for pattern in self.patterns:
             self._which.Add(pattern.regex)
+        self._which.Add("")  # always matches: an answer without it is a failure, not "nothing there"
         self._which.Compile()
 
     def find(self, text: str, expected: frozenset[str] = frozenset()) -> list[Finding]:
         """Findings in a text without lone surrogates; ``expected`` kinds need no context (they were asked for)."""
         if self._gate is not None and self._gate.search(text) is None:
             return []
-        if self._any.search(text) is None:
-            return []
-        # The set's automaton gives nothing when it runs out of memory; the alternation above has just seen a match,
-        # so nothing means "ask every pattern", never "nothing there".
-        which = self._which.Match(text) or range(len(self.patterns))
+        # The set's automaton gives nothing when it runs out of memory: then every pattern is asked.
+        answered = self._which.Match(text)
+        which = range(len(self.patterns)) if not answered else [n for n in answered if n < len(self.patterns)]
         findings: list[Finding] = []
         for index in which:
             findings.extend(self._matches(index, text, expected))
@@ -107,7 +103,3 @@ def _compile(re2: Any, pattern: Pattern, options: Any) -> tuple[Any, int, Any, A
             f"pattern {pattern.name!r} is not RE2 syntax ({error}); look-around is not supported"
         ) from None
     return regex, regex.groupindex.get("v", 0), context, refused
-
-
-def _uncaptured(regex: str) -> str:
-    return regex.replace("(?P<v>", "(?:")

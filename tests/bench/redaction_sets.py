@@ -6,7 +6,6 @@ named and shaped as those of $CALLGATE_DATA_DIR. Runs no finder.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import random
 from collections import Counter
@@ -17,6 +16,7 @@ from typing import Any
 
 from guardrails.detectors.checks import IBAN_LENGTHS, is_ssn
 from guardrails.train.data import is_validation
+from guardrails.train.ner_data import text_digest, true_names
 
 Span = tuple[str, int, int]
 CORE = {
@@ -40,7 +40,6 @@ CORE = {
 }
 NOT_FALSE = {"DATE_TIME", "LOCATION", "ORGANIZATION", "NRP"}  # in an ordinary turn
 SGD_PEOPLE = ("contact_name", "doctor_name", "therapist_name", "receiver", "recipient_name", "recipient_account_name")
-TRUE_NAMES = Path(__file__).with_name("true_names.json")
 GENERATED = 200  # rows each of SSN and IBAN
 
 
@@ -91,7 +90,7 @@ def restaurant(folder: Path) -> list[Row]:
 
 def ordinary(folder: Path) -> list[Row]:
     """Turns of Banking77, CLINC150 and NLU++; ``spans`` are names that are truly there (annotated, or checked by hand)."""
-    checked: dict[str, list[list[int]]] = json.loads(TRUE_NAMES.read_text(encoding="utf-8"))
+    checked = true_names()
     out, seen = [], set()
     for name in ("topic_banking77", "topic_clinc150", "topic_nlupp"):
         for row in rows(folder / f"{name}.jsonl"):
@@ -100,14 +99,9 @@ def ordinary(folder: Path) -> list[Row]:
                 continue
             seen.add(text)
             spans = [("PERSON", s["start"], s["end"]) for s in row.get("spans", ()) if s["type"] == "person_name"]
-            spans += [("PERSON", start, end) for start, end in checked.get(digest(text), ())]
+            spans += [("PERSON", start, end) for start, end in checked.get(text_digest(text), ())]
             out.append(Row(text, spans, name))
     return out
-
-
-def digest(text: str) -> str:
-    """The name of a text in a list that shows no text."""
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def generated(seed: int = 11) -> list[Row]:
