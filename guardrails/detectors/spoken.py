@@ -13,29 +13,51 @@ from dataclasses import dataclass, replace
 from guardrails.detectors.view import View
 from guardrails.types import Finding
 
+
+def listed(words: str) -> list[str]:
+    """The words of a list that is written as one string."""
+    return words.split()
+
+
 UNITS = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen"
-NUMBERS = {word: value for value, word in enumerate(UNITS.split())} | {"nought": 0, "naught": 0, "nil": 0}
-TENS = {word: 10 * value for value, word in enumerate("twenty thirty forty fifty sixty seventy eighty ninety".split(), 2)}
+NUMBERS = {word: value for value, word in enumerate(listed(UNITS))} | {"nought": 0, "naught": 0, "nil": 0}
+TENS = {
+    word: 10 * value for value, word in enumerate(listed("twenty thirty forty fifty sixty seventy eighty ninety"), 2)
+}
 TENS["fourty"] = 40
 ORDINALS = "first second third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth thirteenth fourteenth fifteenth sixteenth seventeenth eighteenth nineteenth"
-ORDINAL = {word: value for value, word in enumerate(ORDINALS.split(), 1)} | {"twentieth": 20, "thirtieth": 30}
+ORDINAL = {word: value for value, word in enumerate(listed(ORDINALS), 1)} | {"twentieth": 20, "thirtieth": 30}
 ZERO, HEARD = {"oh", "o"}, {"to": 2, "too": 2, "for": 4, "ate": 8, "won": 1}  # what recognition hears for a digit
 REPEATS = {"double": 2, "triple": 3, "treble": 3, "quadruple": 4}
-CONNECTORS = {"dash": "-", "hyphen": "-", "minus": "-", "slash": "/", "stroke": "/", "plus": "+", "point": ".", "dot": ".", "/": "/"}
-FILLERS = set("um uh er erm hmm ah eh mm like okay ok and then well yeah yes right so , . - ; … ( )".split())
-CORRECTIONS = set("sorry no wait actually oops correction scratch mean meant i rather that that's not".split())
-CORRECTS = set("sorry no wait actually oops correction scratch mean meant rather not".split())
+CONNECTORS = {
+    "dash": "-",
+    "hyphen": "-",
+    "minus": "-",
+    "slash": "/",
+    "stroke": "/",
+    "plus": "+",
+    "point": ".",
+    "dot": ".",
+    "/": "/",
+}
+FILLERS = set(listed("um uh er erm hmm ah eh mm like okay ok and then well yeah yes right so , . - ; … ( )"))
+CORRECTIONS = set(listed("sorry no wait actually oops correction scratch mean meant i rather that that's not"))
+CORRECTS = set(listed("sorry no wait actually oops correction scratch mean meant rather not"))
 # A number before one of these counts something.
 UNIT_WORDS = set(
-    "dollar dollars pound pounds euro euros buck bucks cent cents pence quid percent per rupee rupees peso pesos grand k yen franc francs"
-    " people person guests orders order items item cards accounts tickets days day weeks week months month years year hours hour minutes minute"
-    " seconds times miles km kilometers meters feet inches kg kilos pm am o'clock points stars degrees payments transactions pieces copies nights"
-    " rooms adults kids children calls emails million billion thousand mb gb gigs megabytes".split()
+    listed(
+        "dollar dollars pound pounds euro euros buck bucks cent cents pence quid percent per rupee rupees peso pesos grand k yen franc francs"
+        " people person guests orders order items item cards accounts tickets days day weeks week months month years year hours hour minutes minute"
+        " seconds times miles km kilometers meters feet inches kg kilos pm am o'clock points stars degrees payments transactions pieces copies nights"
+        " rooms adults kids children calls emails million billion thousand mb gb gigs megabytes"
+    )
 )
 NATO = dict(
     zip(
-        "alpha alfa bravo charlie delta echo foxtrot golf hotel india juliet juliett kilo lima mike november oscar papa quebec romeo sierra tango"
-        " uniform victor whiskey whisky xray yankee zulu".split(),
+        listed(
+            "alpha alfa bravo charlie delta echo foxtrot golf hotel india juliet juliett kilo lima mike november oscar papa quebec romeo sierra tango"
+            " uniform victor whiskey whisky xray yankee zulu"
+        ),
         "aabcdefghijjklmnopqrstuvwwxyz",
         strict=True,
     )
@@ -90,7 +112,11 @@ def spelled_names(text: str) -> list[Finding]:
             continue
         before = text[max(0, run[0].start - 60) : run[0].start]
         last = re.findall(r"[^\W\d_]+", before)[-1:]
-        if NAMED.search(before) or (last and last[0].lower() == letters.lower()) or " as in " in text[run[0].start : run[-1].end]:
+        if (
+            NAMED.search(before)
+            or (last and last[0].lower() == letters.lower())
+            or " as in " in text[run[0].start : run[-1].end]
+        ):
             found.append(Finding("PERSON", run[0].start, run[-1].end, 0.72, "spelled name"))
     return found
 
@@ -300,7 +326,9 @@ def _laid_out(text: str, runs: Sequence[Run], reading: Sequence[Sequence[Item]])
         ends += range(position + 1, begin + 1)
         previous = ""
         for item in items:
-            apart = bool(previous) and (previous[-2:] in ("st", "nd", "rd", "th") or item.value[-2:] in ("st", "nd", "rd", "th"))
+            apart = bool(previous) and (
+                previous[-2:] in ("st", "nd", "rd", "th") or item.value[-2:] in ("st", "nd", "rd", "th")
+            )
             value = (" " if apart else "") + (item.value.upper() if item.kind == "l" else item.value)
             out.append(value)
             starts += [item.start] * len(value)

@@ -8,22 +8,30 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-from guardrails.detectors.spoken import NATO, NUMBERS, REPEATS, TENS
+from guardrails.detectors.spoken import NATO, NUMBERS, REPEATS, TENS, listed
 from guardrails.types import Finding
 
-GATE = re.compile(r"(?i)\b(?:dot|period|point)\s+\w|\b(?:gmail|hotmail|yahoo|outlook|icloud|aol|proton(?:mail)?|live|msn)\s+com\b|\bat\s+(?:gmail|hotmail|yahoo|outlook|icloud)\b")
+GATE = re.compile(
+    r"(?i)\b(?:dot|period|point)\s+\w|\b(?:gmail|hotmail|yahoo|outlook|icloud|aol|proton(?:mail)?|live|msn)\s+com\b|\bat\s+(?:gmail|hotmail|yahoo|outlook|icloud)\b"
+)
 WORD = re.compile(r"[\w'\u2019]+|[@._+\-/]")
 JOINTS = {"dot", "period", "point", "underscore", "dash", "hyphen", "minus", "plus", ".", "_", "-", "+", "score"}
 DOTS = {"dot", "period", "point", "."}
 TOP = set(
-    "com net org edu gov co uk io de fr es mx in eu us ca au nz ie it nl be ch at pl pt br se no dk fi me info biz app dev ai tv mil int online shop"
-    " example test jp cn za ng ke gr cz hu ro tr id ph sg my hk kr ar cl pe".split()
+    listed(
+        "com net org edu gov co uk io de fr es mx in eu us ca au nz ie it nl be ch at pl pt br se no dk fi me info biz app dev ai tv mil int online shop"
+        " example test jp cn za ng ke gr cz hu ro tr id ph sg my hk kr ar cl pe"
+    )
 )
-PROVIDERS = set("gmail hotmail yahoo outlook icloud aol proton protonmail live msn googlemail gmx comcast verizon".split())
+PROVIDERS = set(
+    listed("gmail hotmail yahoo outlook icloud aol proton protonmail live msn googlemail gmx comcast verizon")
+)
 BEFORE = set(
-    "is it's its that's thats email e mail address to at my on me called us reach contact send write and or the use under username sure yeah yes okay"
-    " ok um uh so well am are looked look looking bought buy paid pay shop shopped shopping ordered order work works working worked arrived signed"
-    " logged clicked spent spend charge charged purchase purchased purchases payment payments subscription ok um uh so well it be would was as id account via please by for new old account from with copy cc you".split()
+    listed(
+        "is it's its that's thats email e mail address to at my on me called us reach contact send write and or the use under username sure yeah yes okay"
+        " ok um uh so well am are looked look looking bought buy paid pay shop shopped shopping ordered order work works working worked arrived signed"
+        " logged clicked spent spend charge charged purchase purchased purchases payment payments subscription ok um uh so well it be would was as id account via please by for new old account from with copy cc you"
+    )
 )
 
 

@@ -25,7 +25,7 @@ TABLES = {"norm": 16_000, "norm2": 16_000, "prefix": 5_000, "suffix": 6_000, "su
 CLASSES = 81  # first name (3) x last name (3) x place (3) x common word (3)
 CLASS_ROWS = CLASSES + 12
 ROWS = sum(TABLES.values()) + CLASS_ROWS
-KEPT_WORDS = 50_000
+KEPT_WORDS = 20_000  # then they are forgotten; with their vectors about 10 MB
 LAYERS = 4
 GAP = 1  # rows of zeros between texts of a batch
 
@@ -85,11 +85,14 @@ class Tagger:
         self.limits = np.array(json.loads((folder / "card.json").read_text(encoding="utf-8"))["limits"], np.float32)
         self._known: dict[str, int] = {}
         width = self._weights["embedding"].shape[1]
-        self._vectors: Floats = np.zeros((1_024, width), np.float32)
+        # Row 0 stays zero: what stands between texts. Written at once, so that memory does not grow later.
+        self._vectors: Floats = np.full((KEPT_WORDS + 1, width), 0, np.float32)
 
     def tag(self, texts: Sequence[str]) -> list[list[tuple[str, int, int, float]]]:
         """(label, start, end, probability) of each text, by place."""
         places = [tokens(text) for text in texts]
+        if len(self._known) + sum(map(len, places)) > KEPT_WORDS:
+            self._known.clear()
         rows: list[int] = [0] * GAP
         for text, spans in zip(texts, places, strict=True):
             rows += [self._row(text[start:end]) for start, end in spans]
@@ -101,16 +104,12 @@ class Tagger:
         for spans in places:
             found.append(list(self._entities(spans, logits[position : position + len(spans)])))
             position += len(spans) + GAP
-        if len(self._known) > KEPT_WORDS:
-            self._known.clear()
         return found
 
     def _row(self, word: str) -> int:
         row = self._known.get(word)
         if row is None:
             row = self._known[word] = len(self._known) + 1
-            if row >= len(self._vectors):
-                self._vectors = np.concatenate([self._vectors, np.zeros_like(self._vectors)])
             self._vectors[row] = embedded(self._weights, np.array([features(word, self._classes)]))[0]
         return row
 

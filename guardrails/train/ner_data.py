@@ -29,10 +29,11 @@ WRITTEN = {
     "topic_banking77": ("text",),
     "tone_goemotions": ("text",),
     "judge_hallucination_halueval_general": ("prompt", "response"),
-    "judge_faithfulness_begin": ("knowledge", "response"),
     "judge_pairwise_llmbar": ("prompt", "output_1", "output_2"),
     "rag_dstc10_kb": ("title", "body"),
     "guard_benign": ("text",),
+    "guard_attacks": ("text",),
+    "guard_harmful_requests": ("text",),
     "rag_abcd_guidelines_kb": ("text",),
 }
 

@@ -53,7 +53,9 @@ class Row:
 
 
 def rows(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
+    return [
+        json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line
+    ]  # a text may hold other line ends
 
 
 def synth(folder: Path) -> list[Row]:
