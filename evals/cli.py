@@ -23,6 +23,7 @@ from typer.exceptions import TyperException
 if TYPE_CHECKING:
     from evals.calibrate import Calibration
     from evals.report import Report
+    from evals.simulate import Tally
 
 EXIT_BROKEN = 3
 
@@ -209,10 +210,11 @@ def plan(
 
 @app.command()
 def simulate(
-    releases: Annotated[int, typer.Option(min=1, help="Simulated releases a world.")] = 2000,
+    releases: Annotated[int, typer.Option(min=1, help="Simulated releases a world.")] = 10_000,
     margin: Annotated[float, typer.Option(min=0.001, max=0.2)] = 0.05,
     alpha: Annotated[float, typer.Option(min=0.001, max=0.49)] = 0.05,
     seed: int = 1,
+    plot: Annotated[Path | None, typer.Option(help="Write power curves into this SVG file too.")] = None,
     machine: Machine = False,
 ) -> None:
     """False promotions of naive gates and of ours, on releases whose truth is known. Exits with 1 if ours exceeds
@@ -220,6 +222,7 @@ def simulate(
     """
     import msgspec
 
+    from evals.simulate import power_curve
     from evals.simulate import simulate as play
 
     tallies = []
@@ -233,7 +236,23 @@ def simulate(
             )
     if machine:
         _print_json(msgspec.to_builtins(tallies))
+    if plot is not None:
+        differences = [round(-3 * margin + margin * step / 4, 6) for step in range(21)]
+        power = list(power_curve(differences, max(200, releases // 5), margin=margin, alpha=alpha, seed=seed))
+        with _broken_is_3():
+            plot.write_text(_power_plot(power, margin), encoding="utf-8")
     raise typer.Exit(int(any(t.bad and t.method == "ours" and t.promoted.low > alpha for t in tallies)))
+
+
+def _power_plot(power: list[Tally], margin: float) -> str:
+    from evals.plots import curves
+
+    series: dict[str, list[tuple[float, float]]] = {}
+    for tally in power:
+        series.setdefault(tally.method, []).append((tally.difference, tally.promoted.estimate))
+    title = f"Share of releases promoted by their true difference ({power[0].world})"
+    limits = [("margin", -margin), ("equal", 0.0)]
+    return curves(series, title=title, across="true difference, candidate minus baseline", limits=limits)
 
 
 @app.command()

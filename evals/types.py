@@ -148,7 +148,7 @@ class Difference:
     """Candidate minus baseline: a mean paired difference and how sure we are of it.
 
     `degrees_of_freedom` is what Student's t is read with; 0 means that there are too few conversations for any
-    interval.
+    interval. `skewness` is that of the estimate itself (third moment of its error over the cube of standard_error).
     """
 
     estimate: float
@@ -156,6 +156,7 @@ class Difference:
     degrees_of_freedom: float
     pairs: int
     conversations: int
+    skewness: float = 0.0
 
 
 class Standing(StrEnum):

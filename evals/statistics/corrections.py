@@ -13,7 +13,15 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from evals.statistics.differences import Array, clustered_error, group
+from evals.statistics.differences import (
+    Array,
+    clustered_error,
+    degrees_of_freedom,
+    effective_cases,
+    group,
+    interval,
+    skewness,
+)
 from evals.types import Difference
 
 
@@ -40,7 +48,7 @@ def ppi_difference(
     mean(lambda * judge) + mean over labelled (human - lambda * judge), with the lambda in [0, 1] of least variance:
     PPI++ (Angelopoulos, Duchi, Zrnic 2023, arXiv:2311.01453, sections 2 and 6). The variance is clustered: the
     influence of a conversation is summed over its labelled and unlabelled pairs, so a conversation may hold both. The
-    degrees of freedom are those of the labelled conversations, which carry the doubt. Raises ValueError for a NaN from
+    degrees of freedom are those of the labelled conversations, which carry the doubt, less one for lambda. Raises ValueError for a NaN from
     the judge or no label.
     """
     predictions = np.asarray(judge, dtype=np.float64)
@@ -61,8 +69,13 @@ def ppi_difference(
     weight = _least_variance(fixed, moving)
     estimate = float(weight * judge_mean + human_mean - weight * judge_labelled)
     labelled_conversations = int(np.unique(groups[labelled]).size)
-    error = clustered_error(fixed + weight * moving, labelled_conversations, span)
-    return Difference(estimate, error, float(labelled_conversations - 1), int(predictions.size), count)
+    influences = fixed + weight * moving
+    effective = effective_cases(truth[labelled], groups[labelled], labelled_conversations)
+    error = clustered_error(influences, labelled_conversations, effective, span)
+    return Difference(
+        estimate, error, degrees_of_freedom(influences, labelled_conversations - 2), int(predictions.size), count,
+        skewness(influences, error, labelled_conversations),
+    )  # fmt: skip
 
 
 def _totals(groups: npt.NDArray[np.int64], values: Array, count: int) -> Array:
@@ -81,8 +94,8 @@ def ppi_mean(
     result = ppi_difference(judge, human, conversations)
     if result.degrees_of_freedom < 1:
         return CorrectedMean(min(1.0, max(0.0, result.estimate)), 0.0, 1.0)
-    reach = float(stats.t.ppf(1 - alpha, result.degrees_of_freedom)) * result.standard_error
-    low, middle, high = np.clip([result.estimate - reach, result.estimate, result.estimate + reach], 0.0, 1.0)
+    bounds = interval(result, alpha)
+    low, middle, high = np.clip([bounds[0], result.estimate, bounds[1]], 0.0, 1.0)
     return CorrectedMean(float(middle), float(low), float(high))
 
 

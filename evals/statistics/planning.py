@@ -1,6 +1,6 @@
 """How many conversations a question needs, and what difference a given number can show.
 
-Normal approximation with the same rule-of-three term as the gate; knows nothing of prices.
+Normal approximation with the same least error as the gate; knows nothing of prices.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def standard_error(design: Design, conversations: float, difference: float) -> f
     per_conversation = (1 + (design.cases_per_conversation - 1) * design.icc) / design.cases_per_conversation
     judge = (1 - design.judge_correlation**2 * (1 - design.labelled_share)) / design.labelled_share
     labelled = conversations * min(1.0, design.labelled_share * design.cases_per_conversation)
-    return math.sqrt(variance * per_conversation * judge / conversations + (RULE_OF_THREE / labelled) ** 2)
+    return max(math.sqrt(variance * per_conversation * judge / conversations), RULE_OF_THREE / labelled)
 
 
 def power_at(design: Design, conversations: float, *, distance: float, difference: float = 0.0) -> float:

@@ -10,7 +10,18 @@ from scipy import stats
 
 from evals.statistics.agreement import clopper_pearson, cohens_kappa, labels_needed, measure_agreement
 from evals.statistics.corrections import ppi_difference, ppi_mean, rogan_gladen
-from evals.statistics.differences import bootstrap_interval, holm, interval, p_above, p_below, paired_difference
+from evals.statistics.differences import (
+    bootstrap_interval,
+    effective_cases,
+    group,
+    holm,
+    interval,
+    one_sided,
+    one_sided_inverse,
+    p_above,
+    p_below,
+    paired_difference,
+)
 from evals.statistics.planning import Design, conversations_needed, detectable_difference, power_at
 from evals.statistics.sequential import asymptotic_sequence, betting_sequence
 
@@ -76,6 +87,34 @@ def test_a_rare_loss_is_not_promoted_past_more_often_than_alpha() -> None:
         for _ in range(2000)
     )
     assert clopper_pearson(wrong, 2000, 0.01).low <= 0.05
+
+
+@pytest.mark.parametrize("alpha", [0.05, 0.01])
+@pytest.mark.parametrize("conversations", [20, 60, 200])
+def test_losses_only_are_promoted_about_alpha_at_most_whatever_the_margin(conversations: int, alpha: float) -> None:
+    """Exact, by adding up the binomial: the most lopsided differences there are, one rate of loss after another."""
+    names = [str(n) for n in range(conversations)]
+    lows = np.array(
+        [
+            interval(paired_difference([-1.0] * lost + [0.0] * (conversations - lost), names), alpha)[0]
+            for lost in range(conversations + 1)
+        ]
+    )
+    counts = np.arange(conversations + 1)
+    wrong = [stats.binom.pmf(counts, conversations, rate)[lows > -rate].sum() for rate in np.linspace(0.005, 0.6, 120)]
+    assert max(wrong) <= 1.12 * alpha
+
+
+@given(st.floats(-3, 3), st.floats(-1.5, 1.5))
+def test_taking_the_skewness_out_and_putting_it_back_is_identity(t: float, skew: float) -> None:
+    there = one_sided(np.array(t), np.array(skew))
+    assert one_sided_inverse(there, np.array(skew)) == pytest.approx(t, abs=1e-4)
+
+
+@given(differences)
+def test_effective_cases_lie_between_conversations_and_cases(rows: list[tuple[float, int]]) -> None:
+    groups, count = group([str(g) for _, g in rows])
+    assert count <= effective_cases(np.array([v for v, _ in rows]), groups, count) <= max(count, len(rows))
 
 
 def test_the_bootstrap_covers_about_as_often_as_it_says() -> None:
