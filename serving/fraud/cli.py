@@ -98,6 +98,41 @@ def replay(
     raise typer.Exit(1 if report["differing"] else 0)
 
 
+@app.command(epilog="Example: callgate fraud drift --log .callgate/fraud --html drift.html")
+def drift(
+    log: Annotated[Path, typer.Option(help="The decision log's directory.", exists=True, file_okay=False)],
+    model: Annotated[Path | None, typer.Option(help="Model folder; without it the shipped one.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Also write a page with plots.")] = None,
+    days: Annotated[int, typer.Option(min=1, max=60, help="How much of the log's end to compare.")] = 7,
+    as_json: _JSON = False,
+) -> None:
+    """Compare what was scored lately with what the model was trained on. Exit code 1: an alarm."""
+    from serving.fraud.features import FEATURES_VERSION, feature_names
+    from serving.fraud.model import InvalidModel, load_model
+    from serving.fraud.monitor import NoReference, load_reference, read_window, report
+    from serving.fraud.settings import SHIPPED_MODEL
+
+    try:
+        folder, names = model or SHIPPED_MODEL, feature_names()
+        loaded, reference, window = (
+            load_model(folder, names, FEATURES_VERSION),
+            load_reference(folder),
+            read_window(log),
+        )
+        found = report(window, loaded, reference, days)
+    except (InvalidModel, NoReference) as error:
+        _stop(str(error))
+    if html is not None:
+        from serving.fraud.drift_page import page
+
+        recent = window.within(found.from_s, found.to_s)
+        shown = [shift.name for shift in found.shifts if shift.name in names][:9]
+        html.write_text(page(found, reference, {name: window.values[recent, names.index(name)] for name in shown}), encoding="utf-8")  # fmt: skip
+    loaded.close()
+    _show(found.to_dict() if as_json else {"alarms": ", ".join(found.alarms) or "none", **found.gauges()}, as_json)
+    raise typer.Exit(1 if found.alarms else 0)
+
+
 @app.command(epilog="Example: callgate fraud serve --redis redis://127.0.0.1:6379/0 --port 8100")
 def serve(
     redis: Annotated[str, typer.Option(help="Redis URL.")] = "redis://127.0.0.1:6379/0",

@@ -13,9 +13,11 @@ from typing import Any
 import numpy as np
 
 from serving.fraud.dataset import InvalidData, Transactions
+from serving.fraud.drift import Period
 from serving.fraud.evaluate import average_precision, roc_auc
 from serving.fraud.features import FEATURES_VERSION, FeatureTable, table_features
 from serving.fraud.model import Calibration, Card, Fitted, Model, fit, fit_calibration, load_model, store_model
+from serving.fraud.monitor import describe_weeks, store_reference
 
 _WARM_DAYS = 7  # the first days of a history have no past to speak of
 _CALIBRATION_DAYS = 7
@@ -71,8 +73,18 @@ def train(table: Transactions, plan: Plan, folder: Path, source: str) -> Card:
     }
     calibration = fit_calibration(margins.tolist(), fraud.tolist())
     card = store_model(folder, fitted, calibration, FEATURES_VERSION, trained)
+    weeks = [week for back in (4, 3, 2, 1) if (week := _quiet_week(table, features, end - 7 * back - 7)) is not None]
+    store_reference(folder, describe_weeks(features.names, [*weeks, Period(features.values[held], margins, table.customer[held])], plan.seed))  # fmt: skip
     (folder / "README.md").write_text(_words(card), encoding="utf-8")
     return card
+
+
+def _quiet_week(table: Transactions, features: FeatureTable, first_day: int) -> Period | None:
+    """A week before the held-out one, for the limits of drift. None in the first days, where histories still fill."""
+    rows = (table.day >= first_day) & (table.day < first_day + 7)
+    if first_day < int(table.day.min()) + 37 or not rows.any():
+        return None
+    return Period(features.values[rows], np.zeros(int(rows.sum())), table.customer[rows])
 
 
 def _margins(fitted: Fitted, values: Any, folder: Path) -> Any:
