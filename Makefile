@@ -13,7 +13,7 @@ COMPILE = .venv/bin/uv pip compile --quiet --universal --generate-hashes --pytho
           --custom-compile-command "make lock" $(if $(UPGRADE),--upgrade) $(if $(PACKAGE),--upgrade-package $(PACKAGE))
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint lock bench-rag bench-fraud bench-gateway bench-redaction bench-judges clean
+.PHONY: help run test lint lock bench-rag bench-fraud bench-gateway bench-redaction bench-judges soak clean
 
 help: ## this list
 	@sed -n 's/^\([a-z -]*\):.*## /  make \1|/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-16s %s\n", $$1, $$2 }'
@@ -39,6 +39,10 @@ lint: ## format, lint, types and layers, without the tests
 bench-rag bench-fraud bench-gateway bench-redaction bench-judges: bench-%: ## tables of figures from $CALLGATE_DATA_DIR, ending with one line of JSON (QUICK=1: a minute)
 	$(INSTALL) test
 	@.venv/bin/python -m tests.bench.bench_$*
+
+soak: ## half an hour at 70 % load with faults injected: memory, descriptors, spans and errors are counted (MINUTES=30)
+	$(INSTALL) test
+	@.venv/bin/python -m tests.bench.soak
 
 lock: ## write requirements/*.lock from *.in and pyproject.toml; pins move only with UPGRADE=1 or PACKAGE=name
 	$(INSTALL) tools
