@@ -94,7 +94,7 @@ async def _lifespan(
         stack.push_async_callback(limiter.aclose)
         embedder = await build_embedder(settings, stack)
         steps, life = await build_steps(settings, store, metrics, embedder.embed if embedder else None, stack)
-        http, hosted = _backends(routes, stack)
+        http, hosted = _backends(routes, settings.routing.max_connections, stack)
         rng = random.Random()  # noqa: S311 (weights and jitter, not secrets)
         router = Router(routes, http, hosted, rng=rng, retry_share=settings.routing.retry_share)
         stack.push_async_callback(router.shadow.aclose)
@@ -258,8 +258,10 @@ def _refuse_open_door(settings: Settings, keys: KeyTable) -> None:
         raise SettingsError(Path("callgate.yaml"), None, "server.host", message)
 
 
-def _backends(routes: dict[str, Route], stack: AsyncExitStack) -> tuple[HttpBackends, Backend | None]:
-    http = HttpBackends()
+def _backends(
+    routes: dict[str, Route], max_connections: int, stack: AsyncExitStack
+) -> tuple[HttpBackends, Backend | None]:
+    http = HttpBackends(max_connections)
     stack.push_async_callback(http.aclose)
     if not any(deployment.provider for route in routes.values() for deployment in route.deployments):
         return http, None

@@ -144,9 +144,12 @@ class ModelSettings(_Strict):
 
 
 class RoutingSettings(_Strict):
-    """``retry_share``: retries for each request at most, in every worker and so in the fleet. Health checks cost no tokens (GET /v1/models)."""
+    """``retry_share``: retries for each request at most, in every worker and so in the fleet. Health checks cost no tokens (GET /v1/models).
+    ``max_connections``: to all backends together, in every worker; beyond it requests are told that the backend cannot be reached.
+    """
 
     retry_share: Annotated[float, Field(ge=0, le=10)] = 0.2
+    max_connections: Annotated[int, Field(ge=1, le=1_000_000)] = 10_000
     health_interval_s: Seconds = 5.0
 
 

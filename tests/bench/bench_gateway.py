@@ -19,13 +19,16 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+
+from tests.bench.gateway_capacity import idle_streams, workers_ratio
 
 ROOT = Path(__file__).parents[2]
 MOCK_PORT = int(os.environ.get("MOCK_PORT", "19001"))
@@ -65,7 +68,8 @@ def main() -> None:
             for one in everyone:
                 print(f"round {number + 1}/{rounds}: {one.name}", file=sys.stderr, flush=True)
                 measure(one, seconds, direct, light=one.name == "full")
-    show(everyone)
+    size = {"workers.ratio": workers_ratio(KEY, 2.0 if QUICK else 6.0), **idle_streams(KEY, 500 if QUICK else 5_000)}
+    show(everyone, size)
 
 
 def contestants(folder: Path) -> Iterator[Contestant]:
@@ -153,12 +157,13 @@ def rss_mb(session: int) -> float:
 # --- load
 
 
-def request(url: str, *, streamed: bool = False) -> tuple[str, int, bytes]:
+def request(url: str, *, streamed: bool = False, idle: bool = False) -> tuple[str, int, bytes]:
     """Host, port and the bytes of one request."""
     rest = url.removeprefix("http://")
     place, _, path = rest.partition("/")
     host, _, port = place.partition(":")
-    said = {"model": "mock", "messages": [{"role": "user", "content": PROMPT}], "stream": streamed}
+    said: dict[str, Any] = {"model": "mock", "messages": [{"role": "user", "content": PROMPT}], "stream": streamed}
+    said |= {"idle": True} if idle else {}
     body = json.dumps(said).encode()
     head = (
         f"POST /{path} HTTP/1.1\r\nhost: {place}\r\nauthorization: Bearer {KEY}\r\ncontent-type: application/json\r\n"
@@ -260,7 +265,7 @@ def mock() -> Iterator[None]:
         process.wait()
 
 
-def show(everyone: list[Contestant]) -> None:
+def show(everyone: list[Contestant], size: Mapping[str, float | None]) -> None:
     table = Table(
         "gateway", "CPU ms a request", "requests/s", "added p50 ms", "CPU µs a stream event", "start s", "RSS MB"
     )
@@ -283,7 +288,9 @@ def show(everyone: list[Contestant]) -> None:
         peer = by_name.get(name)
         figures[f"{name}.cpu_ms"] = peer.median("cpu_ms") if peer else None
         figures[f"{name}.stream_cpu_us_per_event"] = peer.median("stream_us") if peer else None
-    print(json.dumps(figures))
+    for name, value in size.items():
+        print(f"{name:20} {value}")
+    print(json.dumps({**figures, **size}))
 
 
 if __name__ == "__main__":

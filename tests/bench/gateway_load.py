@@ -17,7 +17,7 @@ HEAD = {"id": "chatcmpl-mock", "created": 1700000000, "model": "mock"}
 
 
 class Mock(asyncio.Protocol):
-    """Answers every POST with one answer of 0.6 KB, or a stream of deltas, one each 10 ms."""
+    """Answers every POST with one answer of 0.6 KB, a stream of deltas, one each 10 ms, or (``idle``) one delta and then nothing."""
 
     def __init__(self, events: int) -> None:
         self._events = events
@@ -41,18 +41,23 @@ class Mock(asyncio.Protocol):
         if not found or len(rest) < length:
             return
         body, self._data = rest[:length], rest[length:]
-        if b'"stream":true' in body.replace(b" ", b""):
+        if b'"idle": true' in body or b'"idle":true' in body:
+            self._send_head()
+            self._send(json.dumps(_delta("tok")))
+        elif b'"stream":true' in body.replace(b" ", b""):
             asyncio.get_running_loop().create_task(self._stream())
         else:
             self._transport.write(self._whole)
 
-    async def _stream(self) -> None:
+    def _send_head(self) -> None:
         self._transport.write(
             b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
         )
+
+    async def _stream(self) -> None:
+        self._send_head()
         for number in range(self._events):
-            choice = {"index": 0, "delta": {"content": f" tok{number}"}, "finish_reason": None}
-            self._send(json.dumps({**HEAD, "object": "chat.completion.chunk", "choices": [choice]}))
+            self._send(json.dumps(_delta(f" tok{number}")))
             await asyncio.sleep(0.01)
         choice = {"index": 0, "delta": {}, "finish_reason": "stop"}
         self._send(json.dumps({**HEAD, "object": "chat.completion.chunk", "choices": [choice]}))
@@ -64,9 +69,14 @@ class Mock(asyncio.Protocol):
         self._transport.write(b"%x\r\n%b\r\n" % (len(event), event))
 
 
+def _delta(text: str) -> dict[str, Any]:
+    choice = {"index": 0, "delta": {"content": text}, "finish_reason": None}
+    return {**HEAD, "object": "chat.completion.chunk", "choices": [choice]}
+
+
 async def serve_mock(port: int, events: int) -> None:
     os.sched_setaffinity(0, {(os.cpu_count() or 1) - 1})
-    server = await asyncio.get_running_loop().create_server(lambda: Mock(events), "127.0.0.1", port)
+    server = await asyncio.get_running_loop().create_server(lambda: Mock(events), "127.0.0.1", port, backlog=2048)
     await server.serve_forever()
 
 
