@@ -18,6 +18,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from gateway import settings as configuration
+from gateway import shared_configuration
 from gateway.asgi import HotRoutes
 from gateway.auth import KeyHasher, KeyTable, StoredKey, read_secret
 from gateway.cache import Cache
@@ -99,7 +100,7 @@ async def _lifespan(
         router = Router(routes, http, hosted, rng=rng, retry_share=settings.routing.retry_share)
         stack.push_async_callback(router.shadow.aclose)
         stack.push_async_callback(router.fleet.aclose)
-        router.fleet.watch(http.is_alive, settings.routing.health_interval_s)
+        router.fleet.watch(http.health, settings.routing.health_interval_s)
         metrics.watch(router.fleet, router.shadow)
         cache = Cache(store, embedder.embed if embedder else None)
         pipeline = Pipeline(keys, limiter, router, steps, cache, anonymous=Caller("anonymous", "anonymous", limits))
@@ -120,8 +121,10 @@ async def _lifespan(
         app.state.policies = life
         app.state.admin_token = configuration.admin_token(settings.policy_store)
         if file is not None:
-            reloader = _reloader(file, settings, router, keys, hosted is not None, metrics)
+            reloader = _reloader(file, settings, router, keys, hosted is not None, metrics, store)
             app.state.reload = reloader.now
+            if settings.server.shared_configuration:
+                await reloader.now()  # before the first request
             if life is not None:
                 life.start(settings.server.reload_s)
                 app.state.look_at_policies = life.look_at_files
@@ -133,7 +136,7 @@ async def _lifespan(
         gc.freeze()
         gc.set_threshold(20_000, 20, 50)
         app.state.draining = False
-        app.state.ready = lambda: _readiness(store, router, http.is_alive)
+        app.state.ready = lambda: _readiness(store, router, http.health)
         yield
 
 
@@ -203,12 +206,25 @@ def _deployment(d: DeploymentSettings) -> Deployment:
         max_concurrency=d.max_concurrency,
         max_queue=d.max_queue,
         queue_timeout_s=d.queue_timeout_s,
+        engine=d.engine,
+        priority=d.priority,
+        prefix_by_key=d.prefix_cache == "by_key",
     )
 
 
 def _reloader(
-    file: Path, settings: Settings, router: Router, keys: KeyTable | None, hosted: bool, metrics: Metrics
+    file: Path,
+    settings: Settings,
+    router: Router,
+    keys: KeyTable | None,
+    hosted: bool,
+    metrics: Metrics,
+    store: RedisStore,
 ) -> Reloader:
+    async def shared() -> str | None:
+        pushed = await shared_configuration.current(store)
+        return pushed.text if pushed is not None else None
+
     def apply(wanted: Settings) -> None:
         routes = {model.name: _route(model) for model in wanted.models}
         built = {(r.policy, r.knowledge) for r in router.routes.values()}
@@ -226,7 +242,12 @@ def _reloader(
             keys.configure([StoredKey(**key.model_dump()) for key in wanted.keys], limits)
 
     return Reloader(
-        file, settings, apply, lambda outcome: metrics.reloads.labels(outcome).inc(), settings.server.reload_s
+        file,
+        settings,
+        apply,
+        lambda outcome: metrics.reloads.labels(outcome).inc(),
+        settings.server.reload_s,
+        shared if settings.server.shared_configuration else None,
     )
 
 

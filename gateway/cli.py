@@ -46,8 +46,13 @@ def build() -> typer.Typer:
     app.add_typer(keys, name="keys")
     app.add_typer(build_policy(), name="policy")
     app.command()(explain)
-    moving = typer.Typer(no_args_is_help=True, help="Settings files: carried over from other gateways.")
+    moving = typer.Typer(
+        no_args_is_help=True, help="Settings: carried over from other gateways, and shared by all replicas."
+    )
     moving.command("import")(import_config)
+    moving.command("push")(push_config)
+    moving.command("show")(show_config)
+    moving.command("clear")(clear_config)
     app.add_typer(moving, name="config")
     for command in sorted(entry_points(group="callgate.commands"), key=lambda entry: entry.name):
         app.add_typer(command.load(), name=command.name)
@@ -156,6 +161,40 @@ def import_config(
             print(f"not carried over: {line}", file=sys.stderr)
     if strict and imported.lost:
         raise typer.Exit(1)
+
+
+def push_config(config: ConfigOption = Path("callgate.yaml")) -> None:
+    """Check a settings file and put its models, limits and keys in place in every replica (server.shared_configuration: true)."""
+    import getpass
+
+    from gateway import shared_configuration
+
+    try:
+        text = shared_configuration.document(config)
+    except SettingsError as error:
+        _fail(str(error))
+    by, at = getpass.getuser(), datetime.now(UTC).isoformat(timespec="seconds")
+    _with_store(_load(config), lambda store: shared_configuration.push(store, text, by=by, at=at))
+    print(f"pushed {len(text)} characters; replicas take them within server.reload_s")
+
+
+def show_config(config: ConfigOption = Path("callgate.yaml")) -> None:
+    """Print the models, limits and keys that replicas share, and who pushed them."""
+    from gateway import shared_configuration
+
+    pushed = _with_store(_load(config), shared_configuration.current)
+    if pushed is None:
+        _fail("nothing is shared: every replica goes by its own file", code=1)
+    print(f"# pushed by {pushed.by} at {pushed.at}\n{pushed.text}", end="")
+
+
+def clear_config(config: ConfigOption = Path("callgate.yaml")) -> None:
+    """Take the shared configuration away: every replica goes by its own file again."""
+    from gateway import shared_configuration
+
+    if not _with_store(_load(config), shared_configuration.clear):
+        _fail("nothing is shared", code=1)
+    print("cleared")
 
 
 def show_version() -> None:

@@ -12,10 +12,10 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator
 
 from gateway.breaker import Breaker
 from gateway.errors import UpstreamBusy
-from gateway.types import Deployment
+from gateway.types import Deployment, Health
 
 _SMOOTHING = 0.2
-Probe = Callable[[Deployment], Awaitable[bool]]
+Probe = Callable[[Deployment], Awaitable[Health]]
 
 
 class DeploymentState:
@@ -28,12 +28,18 @@ class DeploymentState:
         self.latency_s = 0.0
         self.cool_until = 0.0
         self.alive: bool | None = None
+        self.said = Health(True)
         self._clock = clock
         self._queue: deque[asyncio.Future[None]] = deque()
 
     @property
     def waiting(self) -> int:
         return len(self._queue)
+
+    @property
+    def load(self) -> float:
+        """Requests at the backend or waiting for it: those of this worker, or what the backend says of all, whichever is more."""
+        return float(max(self.in_flight + self.waiting, self.said.running + self.said.waiting))
 
     def usable(self) -> bool:
         """Not known to be down or over its own limit; the breaker is asked at the call itself."""
@@ -123,7 +129,7 @@ class Fleet:
         states = [state for state in self._states.values() if not state.deployment.provider]
         alive = await asyncio.gather(*(probe(state.deployment) for state in states))
         for state, answer in zip(states, alive, strict=True):
-            state.alive = answer
+            state.alive, state.said = answer.alive, answer
 
     async def aclose(self) -> None:
         if self._watcher is not None:

@@ -264,6 +264,9 @@ class _FleetCollector(Collector):
                 "1 when the last health check was answered.",
                 lambda s: int(s.alive is not False),
             ),
+            "callgate_backend_running": ("Requests that vLLM says it works on.", lambda s: s.said.running),
+            "callgate_backend_waiting": ("Requests that vLLM says wait for it.", lambda s: s.said.waiting),
+            "callgate_backend_kv_cache_share": ("Of vLLM's KV cache in use, 0 to 1.", lambda s: s.said.cache_share),
         }
         for name, (text, value) in gauges.items():
             gauge = GaugeMetricFamily(name, text, labels=["deployment"])

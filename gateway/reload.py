@@ -1,4 +1,4 @@
-"""callgate.yaml changed while the gateway runs: models, deployments, weights, fallbacks, keys and limits are replaced without a restart.
+"""callgate.yaml (or the configuration that replicas share) changed while the gateway runs: models, deployments, weights, fallbacks, keys and limits are replaced without a restart.
 
 The new file is read and checked whole before anything moves, then one table is swapped for another; a file that cannot be used changes
 nothing. What is built at the start (server, Redis, telemetry, embedding, policies, knowledge) needs a restart, and the refusal says so.
@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import structlog
 
 from gateway.settings import Settings, SettingsError, load
+from gateway.stores import StoreError
 
 FIXED = (
     "server",
@@ -35,7 +36,8 @@ FIXED = (
 class Reloader:
     """Looks at the file every ``interval_s`` and on ``now``. ``apply`` puts checked settings in place and must not wait.
 
-    ``outcomes`` hears "applied" or "refused" for each change, for a metric.
+    ``outcomes`` hears "applied" or "refused" for each change, for a metric. ``shared``: reads the document that stands in place of the file's
+    models, limits and keys, or None when there is none; while it cannot be read, what is in place stays.
     """
 
     def __init__(
@@ -45,13 +47,15 @@ class Reloader:
         apply: Callable[[Settings], None],
         outcomes: Callable[[str], None],
         interval_s: float = 2.0,
+        shared: Callable[[], Awaitable[str | None]] | None = None,
     ) -> None:
         self._file = file
         self._running = running
         self._apply = apply
         self._outcomes = outcomes
         self._interval_s = interval_s
-        self._seen = _digest(file)
+        self._shared = shared
+        self._seen = _digest(file, None)
         self._log = structlog.get_logger("reload")
         self._task: asyncio.Task[None] | None = None
 
@@ -64,13 +68,17 @@ class Reloader:
             await asyncio.gather(self._task, return_exceptions=True)
 
     async def now(self) -> bool | None:
-        """Whether the file was put in place; None when it has not changed."""
-        digest = await asyncio.to_thread(_digest, self._file)
+        """Whether the settings were put in place; None when they have not changed, or cannot be read."""
+        try:
+            shared = await self._shared() if self._shared is not None else None
+        except StoreError:
+            return None
+        digest = await asyncio.to_thread(_digest, self._file, shared)
         if digest == self._seen:
             return None
         self._seen = digest
         try:
-            wanted = await asyncio.to_thread(load, self._file)
+            wanted = await asyncio.to_thread(load, self._file, None, shared)
             self._refuse_fixed(wanted)
             self._apply(wanted)
         except SettingsError as error:
@@ -96,9 +104,10 @@ class Reloader:
             await self.now()
 
 
-def _digest(file: Path) -> str:
-    """What the file says, whatever its time stamp; empty while it is being replaced."""
+def _digest(file: Path, shared: str | None) -> str:
+    """What the file and the shared document say, whatever their time stamps; empty while the file is being replaced."""
     try:
-        return hashlib.sha256(file.read_bytes()).hexdigest()
+        text = file.read_bytes()
     except OSError:
         return ""
+    return hashlib.sha256(text + b"\0" + (shared or "").encode()).hexdigest()

@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import aclosing
 from typing import Protocol
 
-from gateway import balance
+from gateway import balance, vllm
 from gateway.breaker import RetryBudget
 from gateway.errors import (
     CallgateError,
@@ -190,10 +190,13 @@ class Router:
             await state.enter()
             entered = True
             begun_s = self._clock()
+            body = request.body
+            if deployment.engine == "vllm":
+                body = {**body, **vllm.fields(deployment, record.key_id)}
             chunks = self._backend(deployment).call(
                 deployment,
                 request.endpoint,
-                request.body,
+                body,
                 stream=request.stream,
                 timeout_s=max(0.001, request.deadline - begun_s),
                 headers=headers,
@@ -264,8 +267,7 @@ class Router:
         return order
 
     def _load(self, deployment: Deployment) -> float:
-        state = self.fleet[deployment]
-        return float(state.in_flight + state.waiting)
+        return self.fleet[deployment].load
 
 
 def deployments_of(routes: Mapping[str, Route]) -> Iterable[Deployment]:

@@ -12,13 +12,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from gateway.policy_settings import PolicyStoreSettings, RecorderSettings
-from gateway.yaml_text import Place, expand, line_at, lines_of, put
+from gateway.yaml_text import Place, expand, line_at, put, read_mapping
 from gateway.yaml_text import SettingsError as SettingsError  # noqa: PLC0414 (the error of this module, to whoever loads settings)
 
+SHAREABLE = ("models", "limits", "keys")
+SHARED = Path("shared configuration")  # what complaints about it are headed with
 SCHEMA_FILE = Path(__file__).with_name("callgate.schema.json")
 
 
@@ -34,7 +35,8 @@ class ServerSettings(_Strict):
     """Where the gateway listens and what it takes in.
 
     After SIGTERM readiness goes down, requests are still taken for ``lame_duck_s``, then none are and open answers have ``drain_s`` to finish.
-    ``reload_s``: how often the settings file is looked at for changes; 0: only on SIGHUP.
+    ``reload_s``: how often the settings file is looked at for changes; 0: only on SIGHUP. ``shared_configuration``: models, limits and keys are
+    those that ``callgate config push`` left in Redis, for all replicas at once; until there are any, those of the file.
     """
 
     host: str = "127.0.0.1"
@@ -44,6 +46,7 @@ class ServerSettings(_Strict):
     drain_s: Seconds = 30.0
     lame_duck_s: Annotated[float, Field(ge=0, le=300)] = 0.0
     reload_s: Annotated[float, Field(ge=0, le=3600)] = 2.0
+    shared_configuration: bool = False
 
 
 class RedisSettings(_Strict):
@@ -77,6 +80,9 @@ class DeploymentSettings(_Strict):
 
     ``arm`` names the side of a rollout (champion, canary). ``max_concurrency`` caps requests in flight in one worker; ``max_queue`` more wait
     up to ``queue_timeout_s``, the rest are told to come back. ``api_version`` is for providers that version their wire by a parameter (Azure).
+    ``engine: vllm`` turns on what only vLLM has: its own queue and cache are read (GET /metrics) and count for least_busy, ``model`` (a LoRA
+    adapter's name too) must be among those it serves, ``priority`` orders its queue (lower goes first; it needs --scheduling-policy priority), and
+    ``prefix_cache: by_key`` keeps the prefixes of one key from being guessed by another through their speed.
     """
 
     name: Name
@@ -94,6 +100,9 @@ class DeploymentSettings(_Strict):
     max_concurrency: Annotated[int, Field(ge=1, le=100_000)] | None = None
     max_queue: Annotated[int, Field(ge=0, le=100_000)] = 0
     queue_timeout_s: Seconds = 1.0
+    engine: Literal["openai", "vllm"] = "openai"
+    priority: Annotated[int, Field(ge=-1000, le=1000)] | None = None
+    prefix_cache: Literal["shared", "by_key"] = "shared"
 
     @model_validator(mode="after")
     def _one_backend(self) -> DeploymentSettings:
@@ -103,6 +112,8 @@ class DeploymentSettings(_Strict):
             raise ValueError("needs model: the name that the server at base_url knows")
         if self.base_url and not re.match(r"https?://[^/@\\\s]+(/|$)", self.base_url):
             raise ValueError("base_url must look like http://host:port/v1, without user or password")
+        if self.engine != "vllm" and (self.priority is not None or self.prefix_cache != "shared"):
+            raise ValueError("priority and prefix_cache need engine: vllm")
         return self
 
 
@@ -228,28 +239,27 @@ class Settings(_Strict):
         return self
 
 
-def load(path: Path, environment: Mapping[str, str] | None = None) -> Settings:
+def load(path: Path, environment: Mapping[str, str] | None = None, shared: str | None = None) -> Settings:
     """Settings from a file, with ``${NAME}`` and ``${NAME:-default}`` taken from the environment.
 
     CALLGATE_HOST, CALLGATE_PORT, CALLGATE_REDIS_URL, CALLGATE_OTLP_ENDPOINT and CALLGATE_STATE_DIR win over the file.
-    Relative paths are relative to the file. Raises: SettingsError.
+    Relative paths are relative to the file. ``shared``: YAML of models, limits or keys, each of which stands in place of the
+    file's (gateway/shared_configuration.py). Raises: SettingsError.
     """
     environment = os.environ if environment is None else environment
+    folder = path.parent.resolve()
     try:
-        text = path.read_text(encoding="utf-8")
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        data = yaml.safe_load(text)
+        data, lines = read_mapping(path, path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise SettingsError(path, None, "", "there is no such file; 'callgate check --example' prints one") from None
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(path, None, "", f"cannot be read: {type(error).__name__}") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        problem = getattr(error, "problem", None) or "not YAML"
-        raise SettingsError(path, mark.line + 1 if mark else None, "", f"{problem}; expected YAML") from None
-    if not isinstance(data, dict):
-        raise SettingsError(path, 1, "", "must be a mapping with a key 'models'")
-    lines = lines_of(node)
+    if shared is not None:
+        path = SHARED
+        theirs, lines = read_mapping(path, shared)
+        if strange := sorted(theirs.keys() - set(SHAREABLE)):
+            raise SettingsError(path, None, strange[0], f"cannot be shared; only {', '.join(SHAREABLE)} can")
+        data = data | theirs
     data = expand(data, environment, path, lines, ())
     for variable, keys in _OVERRIDES.items():
         if value := environment.get(variable):
@@ -258,7 +268,7 @@ def load(path: Path, environment: Mapping[str, str] | None = None) -> Settings:
         settings = Settings.model_validate(data)
     except ValidationError as error:
         raise _explained(path, lines, error) from None
-    return _absolute(settings, path.parent.resolve())
+    return _absolute(settings, folder)
 
 
 _OVERRIDES: dict[str, tuple[str, ...]] = {

@@ -54,9 +54,22 @@ class Deployment:
     max_concurrency: int | None = None
     max_queue: int = 0
     queue_timeout_s: float = 1.0
+    engine: Literal["openai", "vllm"] = "openai"
+    priority: int | None = None
+    prefix_by_key: bool = False
     connect_timeout_s: float = 3.0
     first_byte_timeout_s: float = 60.0
     idle_timeout_s: float = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """What a backend said when it was asked whether it is alive: its own queue, where it tells (vLLM). ``cache_share``: of its KV cache, 0 to 1."""
+
+    alive: bool
+    running: int = 0
+    waiting: int = 0
+    cache_share: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,9 @@ import asyncio
 import re
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
+from dataclasses import replace
 
+from gateway import vllm
 from gateway.errors import (
     UpstreamCut,
     UpstreamError,
@@ -21,7 +23,7 @@ from gateway.errors import (
     UpstreamUnavailable,
 )
 from gateway.http_client import BrokenOff, ConnectFailed, Exchange, HttpError, HttpPool, Patience, Target, TimedOut
-from gateway.types import Chunk, Deployment, Endpoint, Json
+from gateway.types import Chunk, Deployment, Endpoint, Health, Json
 from gateway.wire.replies import to_chunk
 from gateway.wire.sse import EventReader, decode_object, encode_body
 
@@ -79,16 +81,25 @@ class HttpBackends:
             broken = UpstreamUnavailable("The model's server broke off the connection.")
             raise _cut(begun or error.begun, broken) from None
 
-    async def is_alive(self, deployment: Deployment, timeout_s: float = 2.0) -> bool:
-        """Whether the backend answers a request that costs no tokens (GET /v1/models)."""
-        patience = Patience(timeout_s, timeout_s, timeout_s, timeout_s)
+    async def health(self, deployment: Deployment, timeout_s: float = 2.0) -> Health:
+        """Whether the backend answers a request that costs no tokens (GET /v1/models); of vLLM also whether it serves the model, and its queue."""
         try:
-            async with self._pool.send(self._target(deployment, "/models", "GET"), b"", patience) as answer:
-                alive = answer.status < 500
-                await answer.read(MAX_RESPONSE_BYTES)  # so that the connection can be used again
-                return alive
-        except HttpError:
-            return False
+            status, body = await self._get(self._target(deployment, "/models", "GET"), timeout_s)
+            if deployment.engine != "vllm" or status != 200:
+                return Health(status < 500)
+            if not vllm.served(decode_object(body), deployment.model):
+                return Health(False)
+            base = replace(deployment, base_url=deployment.base_url.removesuffix("/v1"))
+            status, body = await self._get(self._target(base, "/metrics", "GET"), timeout_s)
+            return vllm.health(body) if status == 200 else Health(True)
+        except (HttpError, UpstreamInvalid):
+            return Health(False)
+
+    async def _get(self, target: Target, timeout_s: float) -> tuple[int, bytes]:
+        patience = Patience(timeout_s, timeout_s, timeout_s, timeout_s)
+        async with self._pool.send(target, b"", patience) as answer:
+            # Read to the end, so that the connection can be used again.
+            return answer.status, await answer.read(MAX_RESPONSE_BYTES)
 
     async def aclose(self) -> None:
         await self._pool.aclose()

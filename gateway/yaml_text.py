@@ -27,6 +27,20 @@ class SettingsError(Exception):
 Place = tuple[str | int, ...]
 
 
+def read_mapping(file: Path, text: str) -> tuple[dict[str, Any], dict[Place, int]]:
+    """A YAML mapping and the line of each of its keys. Raises: SettingsError."""
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        data = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        problem = getattr(error, "problem", None) or "not YAML"
+        raise SettingsError(file, mark.line + 1 if mark else None, "", f"{problem}; expected YAML") from None
+    if not isinstance(data, dict):
+        raise SettingsError(file, 1, "", "must be a mapping with a key 'models'")
+    return data, lines_of(node)
+
+
 def lines_of(node: yaml.Node | None, at: Place = ()) -> dict[Place, int]:
     """The line (from 1) of every key and item in a YAML document."""
     if node is None:

@@ -12,6 +12,7 @@ import msgspec
 
 from gateway.errors import BadRequest
 from gateway.types import Endpoint, Json
+from gateway.wire.schemas import check_schemas
 
 _T = TypeVar("_T")
 MAX_DEPTH = 64
@@ -129,6 +130,14 @@ REFUSED_FIELDS = {
             "guided_decoding_backend",
             "structural_tag",
         ),
+        "use response_format with a JSON schema, which is checked": (
+            "structured_outputs",
+            "guided_json",
+            "guided_choice",
+        ),
+        "the order of the queue is the operator's setting": ("priority",),
+        "the backend's caches are the operator's setting": ("cache_salt", "kv_transfer_params"),
+        "adapters are models of their own here": ("lora_request",),
         "templates are the operator's setting": ("chat_template", "chat_template_kwargs"),
     }.items()
     for name in names
@@ -143,6 +152,8 @@ def parse(endpoint: Endpoint, raw: bytes) -> Json:
     body = decode(raw)
     convert(body, SHAPES[endpoint])
     refuse_control_fields(body)
+    if endpoint == "chat":
+        check_schemas(body)
     return body
 
 

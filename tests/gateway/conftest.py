@@ -17,6 +17,7 @@ import yaml
 from gateway import settings as configuration
 from gateway.app import Door
 from gateway.auth import KeyHasher
+from gateway.http_server import LeanProtocol
 from tests.doubles.openai_backend import Backend
 
 SECRET = "0123456789abcdef0123456789abcdef"
@@ -90,7 +91,14 @@ async def running(settings: configuration.Settings, file: Path | None = None) ->
     """Serves the settings on a free port with the server that production uses."""
     door = Door(settings, file)
     config = uvicorn.Config(
-        door, port=0, lifespan="on", log_config=None, access_log=False, ws="none", timeout_graceful_shutdown=2
+        door,
+        port=0,
+        http=LeanProtocol,
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        ws="none",
+        timeout_graceful_shutdown=2,
     )
     server = uvicorn.Server(config)
     task = asyncio.create_task(server._serve())

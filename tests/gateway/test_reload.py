@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 import yaml
 
+from gateway import shared_configuration
 from gateway.reload import Reloader
-from gateway.settings import Settings, load
+from gateway.settings import Settings, SettingsError, load
+from gateway.stores import RedisStore
 from tests.doubles.openai_backend import Backend
 from tests.gateway.conftest import Gateway, running, settings_for
 
@@ -95,3 +97,66 @@ async def test_the_same_file_written_again_is_no_change(
     change(file, limits={"requests_per_minute": 1})
     assert await reloader.now() is True
     assert applied == [load(file, {})]
+
+
+async def test_what_is_pushed_is_served_by_every_replica_and_a_push_that_cannot_be_used_by_none(
+    tmp_path: Path, openai_backend: Backend, redis_url: str
+) -> None:
+    server = {"reload_s": 0.01, "shared_configuration": True}
+    settings = settings_for(tmp_path, openai_backend, redis_url, server=server)
+    store = RedisStore(redis_url)
+    async with (
+        running(settings, tmp_path / "callgate.yaml") as first,
+        running(settings, tmp_path / "callgate.yaml") as second,
+    ):
+        pushed = tmp_path / "pushed.yaml"
+        pushed.write_text(yaml.safe_dump({"models": named("pushed", openai_backend), "server": {"port": 1}}))
+        text = shared_configuration.document(pushed)
+        await shared_configuration.push(store, text, by="test", at="2026-11-25T00:00:00+00:00")
+        for replica in (first, second):
+            await until(replica, "applied")
+            status, body, _ = await replica.post(
+                CHAT, {"model": "pushed", "messages": [{"role": "user", "content": "a"}]}
+            )
+            assert (status, body["choices"][0]["message"]["content"]) == (200, "a")
+        await shared_configuration.push(store, "models: []", by="test", at="2026-11-25T00:00:01+00:00")
+        for replica in (first, second):
+            await until(replica, "refused")
+            assert (await replica.post(CHAT, {"model": "pushed", "messages": [{"role": "user", "content": "a"}]}))[
+                0
+            ] == 200
+        # one that starts now takes the file, since what is shared cannot be used
+        async with running(settings, tmp_path / "callgate.yaml") as third:
+            assert (await third.post(CHAT, {"model": "echo", "messages": [{"role": "user", "content": "a"}]}))[0] == 200
+        assert await shared_configuration.clear(store)
+    await store.aclose()
+
+
+def test_only_models_limits_and_keys_can_be_shared(tmp_path: Path) -> None:
+    file = tmp_path / "callgate.yaml"
+    file.write_text(
+        "models: [{name: a, policy: null, deployments: [{name: a, base_url: 'http://127.0.0.1:1/v1', model: a}]}]"
+    )
+    assert (
+        load(
+            file,
+            {},
+            "models: [{name: b, policy: null, deployments: [{name: b, base_url: 'http://127.0.0.1:1/v1', model: b}]}]",
+        )
+        .models[0]
+        .name
+        == "b"
+    )
+    for text, complaint in (
+        ("server: {port: 1}", "cannot be shared"),
+        ("models: 3", "shared configuration:1"),
+        ("[", "expected YAML"),
+    ):
+        with pytest.raises(SettingsError, match=complaint):
+            load(file, {}, text)
+
+
+def named(name: str, backend: Backend) -> list[dict[str, Any]]:
+    return [
+        {"name": name, "policy": None, "deployments": [{"name": name, "base_url": backend.base_url, "model": "echo"}]}
+    ]
