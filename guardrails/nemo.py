@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import re
 import shutil
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -154,10 +155,25 @@ def _fast_engine(config: Any) -> Any:
 
 
 def _refused(place: Path, error: Exception) -> PolicyError:
+    """NeMo's word on a configuration, at the Colang file and line where its parser stops, if that is where."""
     said = " ".join(str(error).split())[:300]
-    return PolicyError(
-        place, getattr(error, "line", None), "", f"NeMo Guardrails refuses it: {type(error).__name__}: {said}"
-    )
+    directory = place if place.is_dir() else place.parent
+    at, line = next(filter(None, map(_colang_fault, sorted(directory.rglob("*.co")))), (place, None))
+    return PolicyError(at, line, "", f"NeMo Guardrails refuses it: {type(error).__name__}: {said}")
+
+
+def _colang_fault(file: Path) -> tuple[Path, int | None] | None:
+    """Where a Colang file stops being one, in its parser's own words."""
+    from nemoguardrails.colang import parse_colang_file
+
+    text = file.read_text(encoding="utf-8", errors="replace")
+    version = "2.x" if re.search(r"^flow ", text, re.MULTILINE) else "1.0"
+    try:
+        parse_colang_file(file.name, text, include_source_mapping=False, version=version)
+    except Exception as error:  # noqa: BLE001 - its parsers raise many kinds
+        told = re.search(r"line (\d+)", str(error))
+        return file, int(told[1]) if told else None
+    return None
 
 
 def _actions(embed: Embed | None) -> dict[str, Callable[..., Awaitable[bool]]]:

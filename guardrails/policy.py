@@ -8,14 +8,16 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from guardrails.parts import located, parts_of
+from guardrails.actions import ActionRefused, find_actions
+from guardrails.parts import digest_of, located, parts_of
+from guardrails.policy_lint import complaints
 
 NEMO_SUFFIXES = {".yml", ".yaml", ".co"}
 NOT_NEMOS = ("policy.yaml", "tests.yaml")  # ours: NeMo must not read them
@@ -81,7 +83,10 @@ class OutputSettings(_Strict):
 
 
 class PolicyFile(_Strict):
-    """policy.yaml. ``redaction`` is checked by whoever redacts. ``budget_ms``: what all rails of a stage may take together."""
+    """policy.yaml. ``redaction`` is checked by whoever redacts. ``budget_ms``: what all rails of a stage may take together.
+
+    ``actions``: Python that its flows execute, by name, from the image's trusted folder (guardrails/actions.py).
+    """
 
     version: Literal[1]
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
@@ -90,6 +95,7 @@ class PolicyFile(_Strict):
     output: OutputSettings = OutputSettings()
     budget_ms: Annotated[int, Field(ge=1, le=60_000)] | None = None
     redaction: dict[str, Any] = Field(default_factory=dict)
+    actions: tuple[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,62}$")], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,10 +115,11 @@ class Policy:
     parts: Mapping[str, str]
     redaction_digest: str
     budget_ms: int | None = None
+    actions: Mapping[str, Path] = field(default_factory=dict)
 
 
-def load_policy(directory: Path) -> Policy:
-    """Raises: PolicyError."""
+def load_policy(directory: Path, actions: Path | None = None) -> Policy:
+    """``actions``: the image's trusted folder of Python actions. Raises: PolicyError."""
     file = directory / "policy.yaml"
     try:
         text = file.read_text(encoding="utf-8")
@@ -140,8 +147,15 @@ def load_policy(directory: Path) -> Policy:
             "there is no such file",
             "a NeMo Guardrails configuration belongs beside policy.yaml",
         )
+    try:
+        trusted = find_actions(policy.actions, actions)
+    except ActionRefused as error:
+        raise PolicyError(error.file, error.line, "actions", error.message) from None
+    for wrong in complaints(directory, policy.output.horizon_chars, trusted):
+        raise PolicyError(wrong.file, wrong.line, wrong.key, wrong.message, wrong.hint)
     redaction = located(policy.redaction, directory)
     parts = parts_of((rail.detector for rail in policy.rails.values() if rail.detector), redaction)
+    parts |= {f"actions/{name}": digest_of(file) for name, file in trusted.items()}
     return Policy(
         policy.name,
         digest(directory, policy, parts),
@@ -152,6 +166,7 @@ def load_policy(directory: Path) -> Policy:
         parts,
         _canonical({"settings": policy.redaction, "parts": {k: v for k, v in parts.items() if "redaction" in k}}),
         policy.budget_ms,
+        trusted,
     )
 
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from guardrails.policy import PolicyError, load_policy
 from guardrails.rails import Rails
+from guardrails.regex_safety import why_catastrophic
 from guardrails.verdict import Outcome, Ruling
 from serving.embedding.minilm import EmbeddingBatcher, MiniLM
 
@@ -142,8 +143,17 @@ def test_a_policy_that_cannot_be_used_is_refused_with_file_line_and_reason(
     ("files", "said"),
     [
         ({"policy_yaml": ("flow: check topic", "flow: check nothing")}, "not declared"),
-        ({"rails_co": ("define subflow check topic", "define subflow flow ((")}, "refuses"),
-        ({"config_yml": (r"\bnew (?:system )?", r"\bnew (?:system ")}, "refuses"),
+        (
+            {"rails_co": ("  if not $on_topic", "  if (")},
+            r"rails.co:\d+: NeMo Guardrails refuses",
+        ),
+        ({"config_yml": (r"\bnew (?:system )?", r"\bnew (?:system ")}, r"config.yml:\d+: .*no regular expression"),
+        ({"config_yml": (r"\bnew (?:system )?", r"(?:w+)+ (?:system )?")}, r"config.yml:\d+: .*exponential time"),
+        (
+            {"config_yml": (r"\bCALLGATE-CANARY-[0-9a-f]{8}\b", r"x[0-9]{199}")},
+            "needs 200 characters, and answers are read 120 at a time",
+        ),
+        ({"policy_yaml": ("version: 1\n", "version: 1\nactions: [nobody]\n")}, "no trusted folder of actions"),
     ],
 )
 async def test_a_nemo_configuration_that_nemo_refuses_is_refused_at_start(
@@ -151,6 +161,56 @@ async def test_a_nemo_configuration_that_nemo_refuses_is_refused_at_start(
 ) -> None:
     with pytest.raises(PolicyError, match=said):
         await Rails(load_policy(edited(tmp_path, **files)), None).start()
+
+
+def test_python_beside_a_policy_is_never_run_and_an_action_that_could_reach_out_is_refused(tmp_path: Path) -> None:
+    folder = edited(tmp_path)
+    (folder / "actions.py").write_text("import os\n")
+    with pytest.raises(PolicyError, match="Python beside a policy is never run"):
+        load_policy(folder)
+    trusted = tmp_path / "trusted"
+    trusted.mkdir()
+    (folder / "policy.yaml").write_text(
+        (folder / "policy.yaml").read_text().replace("version: 1\n", "version: 1\nactions: [ours]\n")
+    )
+    for source, why in (
+        ("import re\nimport os\n", "ours.py:2: actions: imports 'os'"),
+        ("from subprocess import run\n", "ours.py:1: actions: imports 'subprocess'"),
+        ("x = 1\ny = eval('x')\n", "ours.py:2: actions: uses 'eval'"),
+        ("y = (1).__class__\n", "uses '__class__'"),
+        ("def (\n", "is not Python"),
+    ):
+        (trusted / "ours.py").write_text(source)
+        with pytest.raises(PolicyError, match=why):
+            load_policy(folder, trusted)
+    (folder / "actions.py").write_text("VALUE = 1\n")
+    (trusted / "ours.py").write_text("VALUE = 1\n")
+    assert load_policy(folder, trusted).parts["actions/ours"]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "exponential"),
+    [
+        (r"(a+)+$", True),
+        (r"(a*)*b", True),
+        (r"(a|a)*b", True),
+        (r"(a|aa)+$", True),
+        (r"(\w+\s?)*$", True),
+        (r"(.*a){20}x", True),
+        (r"(?:[^.]{0,40}x?){0,40}y", True),
+        (r"([a-zA-Z]+)*!", True),
+        (r"(x+x+)+y", True),
+        (r"(?:a+b)+", False),
+        (r"\bnew\b[^.!?\n]{0,40}\brules\b", False),
+        (r"(?:[a-z]+-)*[a-z]+", False),
+        (r"(?:ab|cd)+", False),
+        (r"a.*b.*c", False),
+        (r"(?:\d{3}-)?\d{4}", False),
+        (r"[0-9]{16}", False),
+    ],
+)
+def test_patterns_that_explode_are_known_by_their_structure(pattern: str, exponential: bool) -> None:
+    assert bool(why_catastrophic(pattern)) is exponential
 
 
 def test_the_digest_follows_the_content_of_every_file(tmp_path: Path) -> None:

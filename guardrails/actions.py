@@ -1,0 +1,122 @@
+"""Custom actions of policies: Python from the image's trusted folder and from nowhere else, and only what cannot reach out.
+
+A policy names its actions; the file must be in the folder, import nothing but what is listed here, and touch no name that leads around that.
+This bounds mistakes and keeps review short; it is no sandbox against the image's own authors.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+ALLOWED_MODULES = frozenset(
+    [
+        "__future__",
+        "collections",
+        "collections.abc",
+        "dataclasses",
+        "datetime",
+        "decimal",
+        "enum",
+        "functools",
+        "itertools",
+        "json",
+        "math",
+        "re",
+        "statistics",
+        "string",
+        "typing",
+        "unicodedata",
+        "nemoguardrails.actions",
+        "nemoguardrails.actions.actions",
+        "nemoguardrails.actions.rail_outcome",
+    ]
+)
+FORBIDDEN_NAMES = frozenset(
+    [
+        "eval",
+        "exec",
+        "compile",
+        "open",
+        "input",
+        "__import__",
+        "globals",
+        "locals",
+        "vars",
+        "getattr",
+        "setattr",
+        "delattr",
+        "breakpoint",
+        "memoryview",
+        "__builtins__",
+    ]
+)
+
+
+class ActionRefused(Exception):
+    """An action file that may not run: which line, and why."""
+
+    def __init__(self, file: Path, line: int | None, message: str) -> None:
+        super().__init__(message)
+        self.file, self.line, self.message = file, line, message
+
+
+def find_actions(names: Sequence[str], folder: Path | None) -> dict[str, Path]:
+    """The checked files of these actions. Raises: ActionRefused."""
+    found = {}
+    for name in names:
+        if folder is None:
+            raise ActionRefused(
+                Path(f"{name}.py"), None, "this gateway has no trusted folder of actions (policy_store.actions_dir)"
+            )
+        file = folder / f"{name}.py"
+        if not file.is_file():
+            raise ActionRefused(file, None, "there is no such file in the trusted folder of actions")
+        check_source(file, file.read_text(encoding="utf-8"))
+        found[name] = file
+    return found
+
+
+def check_source(file: Path, source: str) -> None:
+    """Raises: ActionRefused naming the line."""
+    try:
+        tree = ast.parse(source)
+    except SyntaxError as error:
+        raise ActionRefused(file, error.lineno, f"is not Python: {error.msg}") from None
+    for node in ast.walk(tree):
+        for module in _imported(node):
+            if module not in ALLOWED_MODULES:
+                raise ActionRefused(
+                    file,
+                    getattr(node, "lineno", None),
+                    f"imports '{module}'; an action may import: {', '.join(sorted(ALLOWED_MODULES))}",
+                )
+        name = node.id if isinstance(node, ast.Name) else node.attr if isinstance(node, ast.Attribute) else ""
+        if name in FORBIDDEN_NAMES or (name.startswith("__") and name.endswith("__")):
+            raise ActionRefused(file, getattr(node, "lineno", None), f"uses '{name}', which an action may not")
+
+
+def _imported(node: ast.AST) -> Iterator[str]:
+    if isinstance(node, ast.Import):
+        yield from (alias.name for alias in node.names)
+    elif isinstance(node, ast.ImportFrom):
+        yield "." * node.level + (node.module or "")
+
+
+def load_actions(files: dict[str, Path]) -> dict[str, Callable[..., Any]]:
+    """The functions that NeMo's ``@action`` marks, by the name that flows call them by. Runs the modules' top level."""
+    found: dict[str, Callable[..., Any]] = {}
+    for name, file in files.items():
+        spec = importlib.util.spec_from_file_location(f"callgate_action_{name}", file)
+        if spec is None or spec.loader is None:
+            raise ActionRefused(file, None, "cannot be loaded")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        for value in vars(module).values():
+            meta = getattr(value, "action_meta", None)
+            if meta is not None and callable(value):
+                found[meta["name"]] = value
+    return found
