@@ -144,8 +144,8 @@ def test_a_policy_that_cannot_be_used_is_refused_with_file_line_and_reason(
     [
         ({"policy_yaml": ("flow: check topic", "flow: check nothing")}, "not declared"),
         (
-            {"rails_co": ("  if not $on_topic", "  if (")},
-            r"rails.co:\d+: NeMo Guardrails refuses",
+            {"rails_co": ("  if not $on_topic", "  else ((")},
+            r"rails.co:8: NeMo Guardrails refuses",
         ),
         ({"config_yml": (r"\bnew (?:system )?", r"\bnew (?:system ")}, r"config.yml:\d+: .*no regular expression"),
         ({"config_yml": (r"\bnew (?:system )?", r"(?:w+)+ (?:system )?")}, r"config.yml:\d+: .*exponential time"),
