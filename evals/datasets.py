@@ -14,13 +14,19 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from evals.digests import digest
 from evals.errors import DatasetError
-from evals.types import Expectation, Message, Sample
+from evals.types import Expectation, Message, Sample, ToolCall
 
 
 class _Message(BaseModel):
     model_config = ConfigDict(extra="forbid")
     role: str = Field(pattern="^(system|user|assistant)$")
     content: str = Field(min_length=1)
+
+
+class _ToolCall(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    name: str = Field(min_length=1)
+    arguments: dict[str, Any] = {}
 
 
 class _Expect(BaseModel):
@@ -33,6 +39,9 @@ class _Expect(BaseModel):
     citations: list[str] = []
     avoid: list[str] = []
     max_words: int | None = Field(default=None, ge=1)
+    contexts: list[str] = []
+    reference: str | None = Field(default=None, min_length=1)
+    tools: list[_ToolCall] | None = None
 
 
 class _Case(BaseModel):
@@ -41,6 +50,7 @@ class _Case(BaseModel):
     conversation: str | None = None
     slice: str = "all"
     messages: list[_Message] = Field(min_length=1)
+    tools: list[dict[str, Any]] = []
     expect: _Expect
 
 
@@ -94,7 +104,8 @@ def _parse(path: Path, number: int, line: str) -> Sample:
         case = _Case.model_validate(document)
     except ValidationError as error:
         raise DatasetError(f"{path}:{number}: {describe(error)}") from error
-    if all(not getattr(case.expect, name) and getattr(case.expect, name) is not False for name in _Expect.model_fields):
+    said = (getattr(case.expect, name) for name in _Expect.model_fields)
+    if all(not value and value is not False for value in said) and case.expect.tools is None:
         raise DatasetError(f"{path}:{number}: expect: says nothing; one of {', '.join(_Expect.model_fields)} is needed")
     return Sample(
         id=case.id,
@@ -102,7 +113,8 @@ def _parse(path: Path, number: int, line: str) -> Sample:
         slice=case.slice,
         messages=tuple(Message(m.role, m.content) for m in case.messages),
         expect=_expectation(case.expect),
-        digest=digest(case.model_dump(mode="json")),
+        digest=digest(case.model_dump(mode="json", exclude_defaults=True)),
+        tools=tuple(case.tools),
     )
 
 
@@ -116,6 +128,11 @@ def _expectation(expect: _Expect) -> Expectation:
         citations=tuple(expect.citations),
         avoid=tuple(expect.avoid),
         max_words=expect.max_words,
+        contexts=tuple(expect.contexts),
+        reference=expect.reference,
+        tools=None
+        if expect.tools is None
+        else tuple(ToolCall(call.name, tuple(sorted(call.arguments.items()))) for call in expect.tools),
     )
 
 

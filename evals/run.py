@@ -6,7 +6,7 @@ Both settings answer the same samples in the same run and meet the same judges. 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -15,10 +15,10 @@ from evals.calibrate import Labels
 from evals.digests import code_digest
 from evals.errors import SuiteError, TargetError
 from evals.evidence import Evidence, MetricPlan, case_of
-from evals.judges.checks import Check
-from evals.judges.model import ModelJudge
+from evals.judges.build import build_judges, build_pairwise
+from evals.judges.pairwise import PairwiseJudge
 from evals.report import Report, build_report
-from evals.suite import JudgeModel, Suite
+from evals.suite import Suite
 from evals.target import ChatClient, Price, Target
 from evals.types import Answer, Judge, Sample, Score, Setting
 
@@ -51,12 +51,14 @@ class EvalRun:
 
     async def run(self, plan: Plan, labels: Labels | None = None) -> Report:
         """Raises TargetError if one setting gave no answer at all."""
-        judges = build_judges(plan.suite, self._judge_client)
+        judges = build_judges(plan.suite.model, self._judge_client)
+        pairwise = build_pairwise(plan.suite.model, self._judge_client)
         samples = self.load(plan)
         candidate = await self.generate(samples, plan, plan.candidate)
         baseline = await self.generate(samples, plan, plan.baseline)
         scores = await self.judge(samples, [*candidate, *baseline], judges)
-        evidence = collect(plan, samples, judges, [*candidate, *baseline], scores)
+        scores += await self.judge_pairs(samples, candidate, baseline, pairwise)
+        evidence = collect(plan, samples, {**judges, **pairwise}, [*candidate, *baseline], scores)
         return build_report(evidence, labels)
 
     def load(self, plan: Plan) -> tuple[Sample, ...]:
@@ -85,6 +87,23 @@ class EvalRun:
         ]
         return await self._each("scores", asked, lambda one: one[0].score(one[1], one[2]))
 
+    async def judge_pairs(
+        self,
+        samples: Sequence[Sample],
+        candidate: Sequence[Answer],
+        baseline: Sequence[Answer],
+        judges: dict[str, PairwiseJudge],
+    ) -> list[Score]:
+        """Both answers of a case side by side; the order of both lists is the same, by generate."""
+        by_id = {sample.id: sample for sample in samples}
+        asked = [
+            (judge, by_id[one.sample_id], one, other)
+            for judge in judges.values()
+            for one, other in zip(candidate, baseline, strict=True)
+        ]
+        found = await self._each("pairs", asked, lambda job: job[0].score_pair(*job[1:]))
+        return [score for pair in found for score in pair]
+
     async def _each(self, stage: str, items: list[Item], work: Callable[[Item], Awaitable[Result]]) -> list[Result]:
         """`work` over `items` by a fixed number of workers; results in the order of the items."""
         results: list[Result | None] = [None] * len(items)
@@ -108,34 +127,10 @@ def _say_nothing(_stage: str, _done: int, _total: int) -> None:
     return None
 
 
-def build_judges(suite: Suite, client: ChatClient) -> dict[str, Judge]:
-    """A judge for every metric, by the name of the metric, in the order of the suite."""
-    judges: dict[str, Judge] = {}
-    for metric in suite.model.metrics:
-        if metric.check is not None:
-            judges[metric.name] = Check(metric.name, metric.check)
-        elif metric.judge is not None:
-            judges[metric.name] = _model_judge(metric.name, metric.judge, suite.model.judges[metric.judge], client)
-    return judges
-
-
-def _model_judge(metric: str, name: str, judge: JudgeModel, client: ChatClient) -> ModelJudge:
-    return ModelJudge(
-        metric=metric,
-        name=name,
-        model=judge.model,
-        question=judge.question,
-        version=judge.version,
-        client=client,
-        parameters=tuple(sorted(judge.parameters.items())),
-        price=Price(judge.price.prompt_usd, judge.price.completion_usd),
-    )
-
-
 def collect(
     plan: Plan,
     samples: Sequence[Sample],
-    judges: dict[str, Judge],
+    judges: Mapping[str, Judge | PairwiseJudge],
     answers: Sequence[Answer],
     scores: Sequence[Score],
 ) -> Evidence:

@@ -22,7 +22,12 @@ from evals.judges.json_schema import unknown_keywords
 from evals.types import Limits, PromoteWhen, Setting
 
 Name = Annotated[str, Field(pattern="^[a-z0-9][a-z0-9_-]{0,63}$")]
-CheckName = Literal["facts", "no_leak", "refusal", "valid_json", "citation", "tone", "length"]
+CheckName = Literal["facts", "no_leak", "refusal", "valid_json", "citation", "tone", "length", "tool_calls"]
+By = Literal[
+    "question", "pairwise",
+    "ragas/faithfulness", "ragas/answer_relevancy", "ragas/context_precision", "ragas/context_recall",
+    "deepeval/tone", "deepeval/professionalism", "deepeval/faithfulness", "deepeval/role_adherence",
+]  # fmt: skip
 
 
 class _Strict(BaseModel):
@@ -47,10 +52,13 @@ class TargetModel(_Strict):
 
 
 class JudgeModel(_Strict):
-    """A language model that answers one yes/no question about every reply."""
+    """A language model that judges: by a question of ours, in pairs, or as Ragas and DeepEval ask it."""
 
     model: str = Field(min_length=1)
-    question: str = Field(min_length=10, description="Answered with yes (1) or no (0).")
+    question: str | None = Field(
+        default=None, min_length=10, description="Answered with yes (1) or no (0); for pairwise, which reply is better."
+    )
+    embedding_model: str | None = Field(default=None, description="For ragas/answer_relevancy, at the same address.")
     version: str = Field(min_length=1)
     parameters: dict[str, Any] = {}
     price: PriceModel = PriceModel()
@@ -62,14 +70,19 @@ class MetricModel(_Strict):
     name: Name
     check: CheckName | None = None
     judge: Name | None = None
+    panel: list[Name] | None = Field(default=None, min_length=2, description="Judges whose majority counts.")
+    local: Literal["faithfulness"] | None = Field(default=None, description="The small local head; needs contexts.")
+    by: By = Field(default="question", description="How the judge is asked.")
     decides: bool = Field(default=True, description="False: shown, never part of the verdict.")
     primary: bool = Field(default=False, description="With promote_when better: one of these must improve.")
     margin: float = Field(default=0.05, gt=0, le=1, description="How much worse is still acceptable, as a share.")
 
     @model_validator(mode="after")
     def _one_source(self) -> MetricModel:
-        if (self.check is None) == (self.judge is None):
-            raise ValueError("a metric has exactly one of check and judge")
+        if sum(source is not None for source in (self.check, self.judge, self.panel, self.local)) != 1:
+            raise ValueError("a metric has exactly one of check, judge, panel and local")
+        if self.by != "question" and self.judge is None:
+            raise ValueError("by says how a judge is asked: it needs judge")
         return self
 
 
@@ -112,8 +125,13 @@ class SuiteModel(_Strict):
             if names.count(name) > 1:
                 raise ValueError(f"metric {name!r} is listed twice")
         for metric in self.metrics:
-            if metric.judge is not None and metric.judge not in self.judges:
-                raise ValueError(f"metric {metric.name!r}: judge {metric.judge!r} is not one of {sorted(self.judges)}")
+            for name in [*([metric.judge] if metric.judge else []), *(metric.panel or [])]:
+                if name not in self.judges:
+                    raise ValueError(f"metric {metric.name!r}: judge {name!r} is not one of {sorted(self.judges)}")
+                if metric.by in ("question", "pairwise") and self.judges[name].question is None:
+                    raise ValueError(
+                        f"metric {metric.name!r}: judge {name!r} needs a question to be asked by {metric.by}"
+                    )
         if self.limits.promote_when is PromoteWhen.BETTER and not any(m.primary and m.decides for m in self.metrics):
             raise ValueError("promote_when better needs at least one metric with primary: true that decides")
         return self

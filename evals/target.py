@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import asdict, dataclass, field
 from decimal import Decimal
 from typing import Any, Protocol
@@ -19,7 +19,7 @@ import aiohttp
 from evals.digests import digest
 from evals.errors import TargetError
 from evals.journal import Journal
-from evals.types import Answer, Sample, Setting
+from evals.types import Answer, Sample, Setting, ToolCall
 
 _BLOCK_CODES = frozenset({"content_policy_violation", "content_filter"})
 _RETRY = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
@@ -36,6 +36,7 @@ class Reply:
     completion_tokens: int = 0
     latency_ms: float = 0.0
     from_cache: bool = False
+    tool_calls: tuple[ToolCall, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +138,10 @@ class ChatClient:
         known = self._journal.get(key)
         if known is not None:
             self.from_journal += 1
-            return Reply(**{**known, "from_cache": True})
+            calls = tuple(
+                ToolCall(c["name"], tuple((k, v) for k, v in c["arguments"])) for c in known.get("tool_calls", ())
+            )
+            return Reply(**{**known, "from_cache": True, "tool_calls": calls})
         price = price or Price()
         # A token is at least one byte, so bytes bound the prompt; without max_tokens the model's usual limit is assumed.
         worst = price.of(len(json.dumps(body).encode()), int(body.get("max_tokens") or 4096))
@@ -146,6 +150,33 @@ class ChatClient:
         if reply.error is None:
             self._journal.put(key, asdict(reply))
         return reply
+
+    async def embed(self, model: str, texts: Sequence[str], *, version: str) -> list[list[float]] | str:
+        """Vectors of the texts, in order, from POST {url}/embeddings; or why there are none. Never raises for a fault."""
+        key = digest({"url": self._url, "version": version, "model": model, "embed": list(texts)})
+        known = self._journal.get(key)
+        if known is not None:
+            return list(known["vectors"])
+        if not self.budget.reserve(Decimal(0)):
+            return "budget: the limit of the suite is reached"
+        timeout = aiohttp.ClientTimeout(total=self._patience.deadline_s)
+        body = {"model": model, "input": list(texts)}
+        try:
+            async with (
+                self._slots,
+                self._session.post(
+                    f"{self._url}/embeddings", json=body, headers=self._headers, timeout=timeout
+                ) as response,
+            ):
+                document = json.loads(await response.content.read(_MAX_REPLY_BYTES * 4))
+            rows = sorted(document["data"], key=lambda row: row["index"])
+            vectors = [[float(value) for value in row["embedding"]] for row in rows]
+        except (aiohttp.ClientError, TimeoutError, ValueError, KeyError, TypeError) as error:
+            return f"embeddings: {type(error).__name__}"
+        if len(vectors) != len(texts):
+            return f"embeddings: {len(vectors)} vectors for {len(texts)} texts"
+        self._journal.put(key, {"vectors": vectors})
+        return vectors
 
     async def _persist(self, body: dict[str, Any], price: Price, worst: Decimal) -> Reply:
         """Attempts under one deadline, with full jitter between them and Retry-After obeyed."""
@@ -209,6 +240,7 @@ def _read(status: int, raw: bytes, latency_ms: float) -> Reply:
         return Reply(error=f"http {status}: {code if isinstance(code, str) and len(code) <= 60 else 'no code'}")
     try:
         choice = document["choices"][0]
+        calls = tuple(_tool_call(call) for call in choice["message"].get("tool_calls") or ())
         text, reason, usage = (
             choice["message"].get("content") or "",
             choice["finish_reason"],
@@ -219,7 +251,15 @@ def _read(status: int, raw: bytes, latency_ms: float) -> Reply:
         return Reply(error=f"http {status}: the reply is not an OpenAI chat completion")
     if not isinstance(text, str):
         return Reply(error=f"http {status}: the content of the reply is not a text")
-    return Reply(text, reason == "content_filter", reason, None, *tokens, latency_ms)
+    return Reply(text, reason == "content_filter", reason, None, *tokens, latency_ms, tool_calls=calls)
+
+
+def _tool_call(call: Any) -> ToolCall:
+    """Raises ValueError where the arguments are no JSON object: a call that no tool could take."""
+    arguments = json.loads(call["function"]["arguments"] or "{}")
+    if not isinstance(arguments, dict):
+        raise ValueError("the arguments of a tool call are no object")  # noqa: TRY004 - read as a malformed reply
+    return ToolCall(str(call["function"]["name"]), tuple(sorted(arguments.items())))
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,12 +272,14 @@ class Target:
 
     async def answer(self, sample: Sample, repeat: int) -> Answer:
         reply = await self.client.ask(self.body(sample), version=self.setting.version, repeat=repeat, price=self.price)
-        return Answer(sample.id, self.setting.name, repeat, **asdict(reply))
+        fields = {name: getattr(reply, name) for name in Reply.__dataclass_fields__}
+        return Answer(sample.id, self.setting.name, repeat, **fields)
 
     def body(self, sample: Sample) -> dict[str, Any]:
         system = [{"role": "system", "content": self.setting.system}] if self.setting.system else []
         messages = system + [{"role": message.role, "content": message.content} for message in sample.messages]
-        return {**dict(self.setting.parameters), "model": self.setting.model, "messages": messages}
+        tools = {"tools": list(sample.tools)} if sample.tools else {}
+        return {**dict(self.setting.parameters), "model": self.setting.model, "messages": messages, **tools}
 
 
 @contextlib.asynccontextmanager

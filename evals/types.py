@@ -18,12 +18,21 @@ class Message:
 
 
 @dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A call of a tool; `arguments` as JSON values, all of them given (expected) or as the model wrote them (answer)."""
+
+    name: str
+    arguments: tuple[tuple[str, Any], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Expectation:
     """What a good answer does; a field left empty means that no metric asks about it.
 
     `facts` is a conjunction of alternatives: each inner tuple needs one of its strings in the answer.
     `secrets` must never be said; `public` may be said although it has the shape of personal data (a help line's
-    number). `contexts` are the texts that the answer may rely on.
+    number). `contexts` are the texts that the answer may rely on, `reference` is an answer that
+    people find good. `tools` are the calls that are right here, in any order; empty means that none is.
     """
 
     facts: tuple[tuple[str, ...], ...] = ()
@@ -35,11 +44,16 @@ class Expectation:
     avoid: tuple[str, ...] = ()
     max_words: int | None = None
     contexts: tuple[str, ...] = field(default=(), repr=False)
+    reference: str | None = field(default=None, repr=False)
+    tools: tuple[ToolCall, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One case. `conversation` is the cluster: cases of one conversation are not independent of each other."""
+    """One case. `conversation` is the cluster: cases of one conversation are not independent of each other.
+
+    `tools` are offered to the model, in OpenAI's shape.
+    """
 
     id: str
     conversation: str
@@ -47,6 +61,7 @@ class Sample:
     messages: tuple[Message, ...]
     expect: Expectation
     digest: str
+    tools: tuple[dict[str, Any], ...] = ()
 
     @property
     def caller_text(self) -> str:
@@ -82,6 +97,7 @@ class Answer:
     completion_tokens: int = 0
     latency_ms: float = 0.0
     from_cache: bool = False
+    tool_calls: tuple[ToolCall, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from typing import Final
 
 from evals.judges.json_schema import faults
 from evals.judges.personal_data import find_personal_data, normalise, says
-from evals.types import Answer, Sample, Score, not_scored, scored
+from evals.types import Answer, Sample, Score, ToolCall, not_scored, scored
 
 Finding = tuple[float, str]
 
@@ -81,6 +81,21 @@ def length(sample: Sample, answer: Answer) -> Finding:
     return float(answer.blocked or 0 < words <= (sample.expect.max_words or 0)), f"{words} words"
 
 
+def tool_calls(sample: Sample, answer: Answer) -> Finding:
+    """1 if exactly the tools of the case are called, each with exactly its arguments (texts compared without case and spacing)."""
+    wanted = sorted(_call(call) for call in sample.expect.tools or ())
+    made = sorted(_call(call) for call in answer.tool_calls)
+    return float(wanted == made), f"{len(made)} calls, {len(wanted)} wanted"
+
+
+def _call(call: ToolCall) -> str:
+    return json.dumps([call.name, [[name, _plain(value)] for name, value in call.arguments]], sort_keys=True)
+
+
+def _plain(value: object) -> object:
+    return " ".join(value.casefold().split()) if isinstance(value, str) else value
+
+
 @dataclass(frozen=True, slots=True)
 class Kind:
     measure: Callable[[Sample, Answer], Finding]
@@ -95,6 +110,7 @@ CHECKS: Final = MappingProxyType(
         "valid_json": Kind(valid_json, lambda sample: sample.expect.json_schema is not None),
         "citation": Kind(citation, lambda sample: bool(sample.expect.citations)),
         "tone": Kind(tone, lambda sample: bool(sample.expect.avoid)),
+        "tool_calls": Kind(tool_calls, lambda sample: sample.expect.tools is not None),
         "length": Kind(length, lambda sample: sample.expect.max_words is not None),
     }
 )

@@ -1,0 +1,98 @@
+"""Ragas' own metrics, asked over our client: its prompts and its arithmetic, our budget, journal, redaction and counting of failures.
+
+The only place that knows Ragas; imported when a suite asks for it (6 s CPU). Its telemetry is off. It costs one to four calls a case.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from evals.judges.personal_data import redact
+from evals.judges.structured import Asking, JudgeSilent
+from evals.types import Answer, Sample, Score, not_scored, scored
+
+METRICS: Final = ("faithfulness", "answer_relevancy", "context_precision", "context_recall")
+
+
+@dataclass(frozen=True, slots=True)
+class RagasJudge:
+    """`kind` is one of METRICS. Context metrics score the texts that a case gives (retrieval), not the reply."""
+
+    metric: str
+    kind: str
+    asking: Asking
+    redact: Callable[[str], str] = field(default=redact)
+
+    @property
+    def id(self) -> str:
+        return f"ragas/{self.kind}/{self.asking.model}"
+
+    @property
+    def version(self) -> str:
+        return self.asking.version
+
+    def applies(self, sample: Sample) -> bool:
+        needs_reference = self.kind in ("context_precision", "context_recall")
+        needs_contexts = self.kind != "answer_relevancy"
+        return (bool(sample.expect.contexts) or not needs_contexts) and (
+            bool(sample.expect.reference) or not needs_reference
+        )
+
+    async def score(self, sample: Sample, answer: Answer) -> Score:
+        judge = f"{self.id}@{self.version}"
+        if answer.error is not None:
+            return not_scored(self.metric, answer, judge, reason=f"no answer: {answer.error}")
+        if answer.blocked or not answer.text.strip():
+            return not_scored(self.metric, answer, judge, reason="there is no text to judge")
+        asking = self.asking.once(answer.repeat)
+        given: dict[str, Any] = {"user_input": self.redact(sample.caller_text)}
+        if self.kind != "answer_relevancy":
+            given["retrieved_contexts"] = [self.redact(text) for text in sample.expect.contexts]
+        if self.kind in ("context_precision", "context_recall"):
+            given["reference"] = self.redact(sample.expect.reference or "")
+        else:
+            given["response"] = self.redact(answer.text)
+        try:
+            result = await _metric(self.kind, asking).ascore(**given)
+        except JudgeSilent as error:
+            return not_scored(self.metric, answer, judge, reason=f"judge: {error}", raw=asking.raw())
+        except Exception as error:  # noqa: BLE001 - a vendor's fault is one case not scored, never the end of a run
+            return not_scored(self.metric, answer, judge, reason=f"ragas: {type(error).__name__}", raw=asking.raw())
+        try:
+            value = float(result.value)
+        except (TypeError, ValueError):
+            value = float("nan")
+        return scored(self.metric, answer, judge, value, reason=f"ragas {self.kind}", raw=asking.raw())
+
+
+def _metric(kind: str, asking: Asking) -> Any:
+    os.environ["RAGAS_DO_NOT_TRACK"] = "true"
+    from ragas.embeddings.base import BaseRagasEmbedding
+    from ragas.llms.base import InstructorBaseRagasLLM
+    from ragas.metrics.collections import AnswerRelevancy, ContextPrecision, ContextRecall, Faithfulness
+
+    class Model(InstructorBaseRagasLLM):  # type: ignore[misc]
+        def generate(self, prompt: str, response_model: Any) -> Any:
+            raise NotImplementedError("asked from an event loop only")
+
+        async def agenerate(self, prompt: str, response_model: Any) -> Any:
+            return await asking.ask(prompt, response_model)
+
+    class Embedding(BaseRagasEmbedding):  # type: ignore[misc]
+        def embed_text(self, text: str, **_: Any) -> list[float]:
+            raise NotImplementedError("asked from an event loop only")
+
+        async def aembed_text(self, text: str, **_: Any) -> list[float]:
+            return (await asking.embed([text]))[0]
+
+        async def aembed_texts(self, texts: list[str], **_: Any) -> list[list[float]]:
+            return await asking.embed(texts)
+
+    if kind == "answer_relevancy":
+        return AnswerRelevancy(llm=Model(), embeddings=Embedding())
+    return {"faithfulness": Faithfulness, "context_precision": ContextPrecision, "context_recall": ContextRecall}[kind](
+        llm=Model()
+    )
