@@ -36,7 +36,7 @@ VENDORS = {
     "pinecone": ["rag/stores/"],
     "ragas": ["evals/judges/by_ragas.py"],
     "deepeval": ["evals/judges/by_deepeval.py"],
-    "mlflow": ["evals/tracking.py"],
+    "mlflow": ["evals/tracking.py", "serving/fraud/tracking.py"],
     "wandb": ["evals/tracking.py"],
     "lightgbm": ["serving/fraud/model.py", "serving/fraud/train.py"],
     "sklearn": ["serving/fraud/", "guardrails/train/", "evals/train.py"],

@@ -133,6 +133,74 @@ def drift(
     raise typer.Exit(1 if found.alarms else 0)
 
 
+@app.command(epilog="Example: callgate fraud renew --data history/ --champion current --out next --log .callgate/fraud")
+def renew(
+    data: Annotated[Path, typer.Option(help="Folder of fraud_tx_*.parquet up to now, with the labels known now.")],
+    out: Annotated[Path, typer.Option(help="Folder for the challenger.")],
+    champion: Annotated[
+        Path | None, typer.Option(help="The model in force; without it the first one is trained.")
+    ] = None,
+    log: Annotated[
+        Path | None, typer.Option(help="Decision log: train only if `callgate fraud drift` on it raises an alarm.")
+    ] = None,
+    tracking: Annotated[str, typer.Option(help="MLflow tracking URI; empty: not logged.")] = "",
+    rounds: Annotated[int, typer.Option(min=1, max=5_000)] = 200,
+    seed: Annotated[int, typer.Option(min=0)] = 20,
+) -> None:
+    """Train a challenger, judge it whole and in slices, register it. Exit code 1: it may not go into the shadow; 0 with
+    `"trained": false`: there was no alarm."""
+    from serving.fraud.dataset import InvalidData, read_folder
+    from serving.fraud.monitor import NoReference, alarms_of
+    from serving.fraud.renew import renew as renew_model
+    from serving.fraud.settings import SHIPPED_MODEL
+    from serving.fraud.train import Plan
+
+    try:
+        alarms = alarms_of(log, champion or SHIPPED_MODEL) if log else ("asked for",)
+        if not alarms:
+            _show({"trained": False}, True)
+            return
+        found = renew_model(read_folder(data), champion, out, Plan(rounds=rounds, seed=seed), "payments given by the operator")  # fmt: skip
+    except (InvalidData, NoReference) as error:
+        _stop(str(error))
+    version = None
+    if tracking:
+        from serving.fraud.features import feature_names
+        from serving.fraud.tracking import CHALLENGER, Tracking
+
+        alias = CHALLENGER if found.passed else "refused"
+        version = Tracking(tracking).register(out, found.trained, feature_names(), found.metrics(), alias)
+    _show({"trained": True, "alarms": list(alarms), "version": version, **found.to_dict()}, True)
+    raise typer.Exit(0 if found.passed else 1)
+
+
+@app.command(epilog="Example: callgate fraud promote --log .callgate/fraud --champion current --challenger next")
+def promote(
+    log: Annotated[Path, typer.Option(help="Decision log of the shadow run.", exists=True, file_okay=False)],
+    champion: Annotated[Path, typer.Option(help="The champion's folder.")],
+    challenger: Annotated[Path, typer.Option(help="The challenger's folder.")],
+    tracking: Annotated[str, typer.Option(help="MLflow tracking URI: move the alias, too.")] = "",
+) -> None:
+    """Judge a challenger on what it said in the shadow once labels are in. Exit code 1: it stays in the shadow."""
+    from dataclasses import asdict
+
+    from serving.fraud.model import InvalidModel, digest_of_folder
+    from serving.fraud.shadow import judge_shadow
+
+    try:
+        verdict = judge_shadow(log, digest_of_folder(champion), digest_of_folder(challenger))
+    except InvalidModel as error:
+        _stop(str(error))
+    if verdict.promote and tracking:
+        from serving.fraud.tracking import CHALLENGER, Tracking
+
+        client = Tracking(tracking)
+        if (version := client.version_of(CHALLENGER)) is not None:
+            client.promote(version)
+    _show(asdict(verdict), True)
+    raise typer.Exit(0 if verdict.promote else 1)
+
+
 @app.command(epilog="Example: callgate fraud serve --redis redis://127.0.0.1:6379/0 --port 8100")
 def serve(
     redis: Annotated[str, typer.Option(help="Redis URL.")] = "redis://127.0.0.1:6379/0",

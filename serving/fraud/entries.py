@@ -41,11 +41,20 @@ class Applied(msgspec.Struct, frozen=True, tag="applied", kw_only=True):
     transaction_id: str
 
 
-Entry = Decided | Labelled | Applied
+class Compared(msgspec.Struct, frozen=True, tag="compared", kw_only=True):
+    """What the model that did not decide said to the same features."""
+
+    transaction_id: str
+    model: str
+    outcome: str
+    probability: float
+
+
+Entry = Decided | Labelled | Applied | Compared
 
 _ENCODER = msgspec.msgpack.Encoder()
 _FILED = msgspec.msgpack.Decoder(Filed)
-_ENTRY: msgspec.msgpack.Decoder[Entry] = msgspec.msgpack.Decoder(Decided | Labelled | Applied)
+_ENTRY: msgspec.msgpack.Decoder[Entry] = msgspec.msgpack.Decoder(Decided | Labelled | Applied | Compared)
 
 
 def encode(entry: Entry | Filed) -> bytes:

@@ -130,6 +130,16 @@ def load_model(folder: Path, features: Sequence[str], features_version: int) -> 
     return Model(text.decode(), card, hashlib.sha256(text + described).hexdigest()[:12])
 
 
+def digest_of_folder(folder: Path) -> str:
+    """The digest that decisions of this model carry. Raises: InvalidModel."""
+    try:
+        return hashlib.sha256((folder / "model.txt").read_bytes() + (folder / "model.json").read_bytes()).hexdigest()[
+            :12
+        ]
+    except OSError as error:
+        raise InvalidModel(f"{folder}: {error.strerror}; a model folder has model.txt and model.json") from None
+
+
 class Model:
     """Scores rows in the order of `card.features`. One thread at a time: it reuses its buffers."""
 

@@ -27,10 +27,10 @@ from serving.fraud.drift import (
     shares_beyond,
 )
 from serving.fraud.entries import Decided, Labelled, decode_entry, unpack_features
-from serving.fraud.features import feature_names
+from serving.fraud.features import FEATURES_VERSION, feature_names
 from serving.fraud.history import DAY_S, LABEL_DELAY_S, digest_of
 from serving.fraud.journal import read_journal
-from serving.fraud.model import Model
+from serving.fraud.model import Model, load_model
 
 REFERENCE_FILE = "reference.json"
 QUALITY_LIMITS = {"degraded": 0.05, "unknown_customer": 0.25, "late_labels": 0.2, "clock_skew": 0.01}
@@ -198,6 +198,15 @@ def load_reference(folder: Path) -> Reference:
         raise NoReference(
             f"{folder / REFERENCE_FILE} is missing or no reference; `callgate fraud train` writes one beside its model"
         ) from None
+
+
+def alarms_of(log: Path, folder: Path) -> tuple[str, ...]:
+    """The alarms of a log against a model folder's reference. Raises: NoReference, InvalidModel."""
+    model = load_model(folder, feature_names(), FEATURES_VERSION)
+    try:
+        return report(read_window(log), model, load_reference(folder)).alarms
+    finally:
+        model.close()
 
 
 def describe_weeks(names: tuple[str, ...], weeks: list[Period], seed: int) -> Reference:

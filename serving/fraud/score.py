@@ -26,8 +26,9 @@ from serving.fraud.history import (
     pack_event,
 )
 from serving.fraud.journal import Journal, read_journal
-from serving.fraud.model import InvalidModel, Model, load_model
+from serving.fraud.model import InvalidModel, load_model
 from serving.fraud.settings import FraudSettings
+from serving.fraud.shadow import Rivals
 from serving.fraud.store import Entity, FeatureStore, Observation, StoreUnavailable
 from serving.fraud.types import Decision, InvalidTransaction, Label, Transaction, UnknownTransaction
 
@@ -46,13 +47,13 @@ class FraudScorer:
     def __init__(
         self,
         settings: FraudSettings,
-        model: Model,
+        rivals: Rivals,
         store: FeatureStore,
         journal: Journal,
         waiting: Journal,
         clock: Clock,
     ) -> None:
-        self._settings, self._model, self._store, self._clock = settings, model, store, clock
+        self._settings, self.rivals, self._store, self._clock = settings, rivals, store, clock
         self._journal, self._waiting_log = journal, waiting
         self._policy = settings.policy_digest()
         self._names = feature_names()
@@ -63,6 +64,7 @@ class FraudScorer:
         self._background: set[asyncio.Task[None]] = set()
         self._recovering = False
         self._unfiled: list[Filed] = []
+        self._uncompared: list[tuple[Filed, int, list[float]]] = []
         self._untidy: set[Entity] = set()
         self._filing = False
         self._closing = False
@@ -102,6 +104,8 @@ class FraudScorer:
         decision = self._decide(transaction, cents, features, row)
         filed = Filed(transaction=transaction, decision=decision, surprising=bool(is_surprising(features)))
         await self._record(filed, cents, row)
+        if self.rivals.challenger is not None:
+            self._uncompared.append((filed, cents, row))
         self._keep_house(filed, observation)
         return decision
 
@@ -164,7 +168,7 @@ class FraudScorer:
         await asyncio.gather(*self._background, return_exceptions=True)
         await self._journal.aclose()
         await self._waiting_log.aclose()
-        self._model.close()
+        self.rivals.close()
 
     @property
     def waiting(self) -> int:
@@ -204,7 +208,14 @@ class FraudScorer:
 
     def _decide(self, transaction: Transaction, cents: int, features: dict[str, float], row: list[float]) -> Decision:
         return decide(
-            self._model, self._settings, self._policy, transaction.transaction_id, cents, features, row, self._clock()
+            self.rivals.choose(transaction.customer_id),
+            self._settings,
+            self._policy,
+            transaction.transaction_id,
+            cents,
+            features,
+            row,
+            self._clock(),
         )
 
     async def _record(self, filed: Filed, cents: int, row: list[float]) -> None:
@@ -221,7 +232,7 @@ class FraudScorer:
             probability=None,
             reasons=(),
             degraded=True,
-            model=self._model.digest,
+            model=self.rivals.champion.digest,
             policy=self._policy,
             decided_s=self._clock(),
         )
@@ -264,8 +275,15 @@ class FraudScorer:
                     await self._store.trim(entities)
                 except StoreUnavailable:
                     await self._file_later(decided)
+                await self._compare()
         finally:
             self._filing = False
+
+    async def _compare(self) -> None:
+        """Puts on record what the other model says. Telemetry: a log that fails here fails the next decision, not this."""
+        some, self._uncompared = self._uncompared, []
+        said = [found for one in some if (found := self.rivals.compare(*one)) is not None]
+        await asyncio.gather(*(self._journal.append(encode(one)) for one in said), return_exceptions=True)
 
     async def _file_later(self, decided: list[Filed]) -> None:
         for filed in decided:
@@ -340,7 +358,7 @@ class FraudScorer:
                 self._recent[transaction.transaction_id] = entry.filed
             elif isinstance(entry, Labelled):
                 self._waiting_labels[entry.label.transaction_id] = entry.label
-            else:
+            elif isinstance(entry, Applied):
                 self._waiting.pop(entry.transaction_id, None)
                 self._waiting_labels.pop(entry.transaction_id.removeprefix("label:"), None)
         if self.waiting:
@@ -369,10 +387,12 @@ async def build_scorer(settings: FraudSettings, store: FeatureStore, clock: Cloc
         if rule.feature not in names:
             raise InvalidModel(f"rule {rule.name}: there is no feature {rule.feature}; one of {', '.join(names)}")
     model = await asyncio.to_thread(load_model, settings.model_path, names, FEATURES_VERSION)
+    other = settings.challenger_path
+    challenger = await asyncio.to_thread(load_model, other, names, FEATURES_VERSION) if other else None
     sync, aside = settings.log_sync == "disk", settings.log_directory / "waiting"
     set_aside = await asyncio.to_thread(lambda: list(read_journal(aside)))
     journal = await asyncio.to_thread(Journal, settings.log_directory, sync, clock, settings.log_keep_days)
     waiting = await asyncio.to_thread(Journal, aside, sync, clock, settings.log_keep_days)
-    scorer = FraudScorer(settings, model, store, journal, waiting, clock)
+    scorer = FraudScorer(settings, Rivals(settings, model, challenger), store, journal, waiting, clock)
     scorer.resume(set_aside)
     return scorer

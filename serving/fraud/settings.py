@@ -44,6 +44,12 @@ class FraudSettings(_Strict):
     """Unknown keys stop the start. The defaults serve the shipped model, which was trained on generated data only."""
 
     model_path: Path = Field(default=SHIPPED_MODEL, description="folder with model.txt and model.json")
+    challenger_path: Path | None = Field(
+        default=None, description="a second model, scored on everything after the answer"
+    )
+    challenger_share: float = Field(
+        default=0.0, ge=0, le=1, description="share of customers (by stable hash) that the challenger decides for"
+    )
     log_directory: Path = Field(default=Path(".callgate/fraud"), description="the durable decision log")
     log_sync: Literal["disk", "kernel"] = Field(default="disk", description="what durable means: fdatasync, or write")
     log_keep_days: int = Field(default=90, ge=1)

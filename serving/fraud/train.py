@@ -20,7 +20,7 @@ from serving.fraud.model import Calibration, Card, Fitted, Model, fit, fit_calib
 from serving.fraud.monitor import describe_weeks, store_reference
 
 _WARM_DAYS = 7  # the first days of a history have no past to speak of
-_CALIBRATION_DAYS = 7
+HELD_DAYS = 7  # calibrate, measure, and are the reference of drift
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,18 +38,18 @@ def features_of(table: Transactions) -> FeatureTable:
     return table_features(table.customer, table.terminal, table.at_s, table.cents, table.fraud)
 
 
-def train(table: Transactions, plan: Plan, folder: Path, source: str) -> Card:
+def train(table: Transactions, plan: Plan, folder: Path, source: str, features: FeatureTable | None = None) -> Card:
     """Trains, calibrates, measures and writes model.txt, model.json and README.md into the folder.
 
     Raises:
         InvalidData: the history is too short, or has no fraud to learn from.
     """
-    features = features_of(table)
+    features = features or features_of(table)
     day = table.day
     end = int(day.max()) + 1
-    held = day >= end - _CALIBRATION_DAYS
+    held = day >= end - HELD_DAYS
     # The held week stands for "today": what trains is at least a label delay older than its first event.
-    newest = end - _CALIBRATION_DAYS - 7
+    newest = end - HELD_DAYS - 7
     oldest = max(newest - plan.training_days, int(day.min()) + _WARM_DAYS)
     rows = (day >= oldest) & (day < newest)
     for name, chosen in (("training", rows), ("calibration", held)):
