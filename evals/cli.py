@@ -68,6 +68,7 @@ class Format(StrEnum):
     JSON = "json"
     MARKDOWN = "markdown"
     JUNIT = "junit"
+    HTML = "html"
 
 
 @app.command()
@@ -77,7 +78,7 @@ def run(
     baseline: Annotated[str, typer.Option(help="Target of the suite that is in use.")],
     url: Annotated[str, typer.Option(help="An OpenAI-compatible server, /v1 included.")] = "http://127.0.0.1:8080/v1",
     judge_url: Annotated[str | None, typer.Option(help="Where the judges are; default: --url.")] = None,
-    out: Annotated[Path, typer.Option(help="Folder for report.json, report.md and junit.xml.")] = Path(
+    out: Annotated[Path, typer.Option(help="Folder for report.json, report.html, report.md and junit.xml.")] = Path(
         ".callgate/evals"
     ),
     labels: Labels = None,
@@ -256,6 +257,27 @@ def _power_plot(power: list[Tally], margin: float) -> str:
 
 
 @app.command()
+def lock(
+    suite: Annotated[str, typer.Argument(help="A suite with anchors, by name or folder.")],
+    judge_url: Annotated[str, typer.Option(help="Where the judges are.")] = "http://127.0.0.1:8080/v1",
+    machine: Machine = False,
+) -> None:
+    """Score the labelled anchors of a suite and remember how far its judges agree: later runs say 'judge changed'."""
+    import msgspec
+
+    from evals.launch import lock as write
+
+    with _broken_is_3():
+        scores = write(suite, judge_url, Path(".callgate/evals"), os.environ.get("CALLGATE_API_KEY"))
+    if machine:
+        _print_json(msgspec.to_builtins(scores))
+    for one in () if machine else scores:
+        typer.echo(
+            f"{one.metric}: kappa {one.kappa:.2f} [{one.low:.2f}, {one.high:.2f}] on {one.labels} anchors, {one.judge}"
+        )
+
+
+@app.command()
 def schema() -> None:
     """Print the JSON Schema of suite.yaml."""
     from evals.suite import json_schema
@@ -279,7 +301,10 @@ def _show(found: Report, form: Format) -> None:
     elif form is Format.JSON:
         sys.stdout.write(msgspec.json.format(msgspec.json.encode(found), indent=1).decode() + "\n")
     else:
-        sys.stdout.write(to_markdown(found) if form is Format.MARKDOWN else to_junit(found))
+        from evals.html import to_html
+
+        write = {Format.MARKDOWN: to_markdown, Format.JUNIT: to_junit, Format.HTML: to_html}[form]
+        sys.stdout.write(write(found))
 
 
 def _exit_code(verdict: str) -> int:

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from evals.calibrate import Calibration, Labels
+from evals.drift import changed_trust
 from evals.evidence import Evidence, MetricPlan
 from evals.statistics.corrections import ppi_difference
 from evals.statistics.differences import paired_difference
@@ -38,10 +39,14 @@ def compare(
 ) -> tuple[Comparison, ...]:
     """One Comparison a metric, in the order of the suite.
 
-    A calibrated judge's difference is corrected by the labels (PPI++); an uncalibrated or refused one is shown as
+    A judge that moved on its anchors decides nothing; a calibrated judge's difference is corrected by the labels (PPI++); an uncalibrated or refused one is shown as
     judged.
     """
     trust = {calibration.metric: calibration.trust for calibration in calibrations}
+    for metric in evidence.metrics:
+        moved = changed_trust(metric.name, evidence.anchors, evidence.locked)
+        if moved is not None:
+            trust[metric.name] = moved
     uncalibrated = Trust(
         Standing.UNCALIBRATED, "nobody has compared this judge with people", 0, evidence.limits.min_labels
     )

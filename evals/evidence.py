@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from evals.digests import digest
+from evals.drift import AnchorScores
 from evals.errors import RecordError
 from evals.types import Answer, Limits, Sample, Score, Setting
 
@@ -54,6 +55,8 @@ class Evidence:
     cases: tuple[Case, ...]
     answers: tuple[Answer, ...]
     scores: tuple[Score, ...]
+    anchors: tuple[AnchorScores, ...] = ()
+    locked: tuple[AnchorScores, ...] = ()
 
     def digest(self) -> str:
         """Of everything but what differs between two equal runs: latency, and whether a reply came from the journal."""

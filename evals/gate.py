@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from evals.statistics.differences import holm, interval, p_above, p_below
-from evals.types import Comparison, GateReport, Limits, MetricDecision, PromoteWhen, Verdict
+from evals.types import Comparison, GateReport, Limits, MetricDecision, PromoteWhen, Standing, Verdict
 
 
 def decide(comparisons: Sequence[Comparison], limits: Limits) -> GateReport:
@@ -65,6 +65,8 @@ def _decide_metric(
         reason = f"for information only ({comparison.trust.reason})"
     elif not comparison.trust.may_decide:
         more = comparison.trust.labels_needed
+        if comparison.trust.standing is Standing.CHANGED:
+            return _undecided(comparison, low, high, p_worse, p_not_worse, p_better, comparison.trust.reason)
         labels = f"; about {more} labels would decide" if more else "; no number of labels would help this judge"
         reason = f"the judge is refused: {comparison.trust.reason}{labels}"
     elif blockers:
@@ -79,6 +81,13 @@ def _decide_metric(
     return MetricDecision(
         comparison.metric, verdict, not comparison.decides, low, high, p_worse, p_not_worse, p_better, reason
     )
+
+
+def _undecided(
+    comparison: Comparison, low: float, high: float, p_worse: float, p_not_worse: float, p_better: float, reason: str
+) -> MetricDecision:
+    verdict = Verdict.INCONCLUSIVE
+    return MetricDecision(comparison.metric, verdict, False, low, high, p_worse, p_not_worse, p_better, reason)
 
 
 def _verdict(

@@ -13,12 +13,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from evals.calibrate import load_labels
+from evals.drift import AnchorScores, save_lock
+from evals.errors import SuiteError
 from evals.evidence import save_evidence
+from evals.html import to_html
 from evals.journal import Journal
 from evals.render import to_junit, to_markdown
 from evals.report import Report, save_report, sign
 from evals.run import EvalRun, Plan, Progress
-from evals.suite import find_suite, load_suite
+from evals.suite import find_suite, load_suite, lock_path
 from evals.target import Budget, ChatClient, Patience, open_session
 
 
@@ -79,7 +82,15 @@ async def _launch(options: Options, progress: Progress | None) -> Report:
             for url in (options.url, options.judge_url)
         )  # fmt: skip
         await target.check_reachable()
-        report = await EvalRun(target, judges, concurrency=options.concurrency, progress=progress).run(plan, labels)
+        fresh = Journal.open(options.out / "anchors-journal.jsonl")
+        stack.callback(fresh.close)
+        stack.callback(fresh.delete)
+        anchors = ChatClient(
+            options.judge_url, session, fresh, Real(), key=options.api_key,
+            concurrency=options.concurrency, patience=patience, budget=budget,
+        )  # fmt: skip
+        run = EvalRun(target, judges, concurrency=options.concurrency, progress=progress, anchor_client=anchors)
+        report = await run.run(plan, labels)
         report = sign(report, options.signing_key) if options.signing_key else report
         write_report(report, options.out)
         if options.cache is None:
@@ -87,10 +98,33 @@ async def _launch(options: Options, progress: Progress | None) -> Report:
     return report
 
 
+def lock(suite: str, judge_url: str, out: Path, api_key: str | None) -> tuple[AnchorScores, ...]:
+    """Score the anchors of a suite and write its lock. Raises EvalError, also for a suite without anchors."""
+    return asyncio.run(_lock(suite, judge_url, out, api_key))
+
+
+async def _lock(name: str, judge_url: str, out: Path, api_key: str | None) -> tuple[AnchorScores, ...]:
+    folder = find_suite(name)
+    suite = load_suite(folder)
+    if suite.model.anchors is None:
+        raise SuiteError(f"{folder}: the suite names no anchors: a JSONL file of answers that people have labelled")
+    async with AsyncExitStack() as stack:
+        session = await stack.enter_async_context(open_session(4))
+        journal = Journal.open(out / "anchors-journal.jsonl")
+        stack.callback(journal.close)
+        stack.callback(journal.delete)
+        client = ChatClient(judge_url, session, journal, Real(), key=api_key)
+        await client.check_reachable()
+        scores = await EvalRun(client, client, concurrency=4).score_anchors(suite)
+    save_lock(scores, lock_path(folder, suite.model.anchors))
+    return scores
+
+
 def write_report(report: Report, folder: Path) -> None:
-    """report.json, evidence.json (for `compare`), report.md and junit.xml."""
+    """report.json, evidence.json (for `compare`), report.html, report.md and junit.xml."""
     folder.mkdir(parents=True, exist_ok=True)
     save_report(report, folder / "report.json")
     save_evidence(report.evidence, folder / "evidence.json")
+    (folder / "report.html").write_text(to_html(report), encoding="utf-8")
     (folder / "report.md").write_text(to_markdown(report), encoding="utf-8")
     (folder / "junit.xml").write_text(to_junit(report), encoding="utf-8")

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
 from evals.calibrate import Labels
 from evals.digests import code_digest
+from evals.drift import AnchorScores, score_anchors
 from evals.errors import SuiteError, TargetError
 from evals.evidence import Evidence, MetricPlan, case_of
 from evals.judges.build import build_judges, build_pairwise
@@ -42,10 +43,18 @@ class EvalRun:
     """`client` asks the targets and `judge_client` the judges; both may be one."""
 
     def __init__(
-        self, client: ChatClient, judge_client: ChatClient, *, concurrency: int, progress: Progress | None = None
+        self,
+        client: ChatClient,
+        judge_client: ChatClient,
+        *,
+        concurrency: int,
+        progress: Progress | None = None,
+        anchor_client: ChatClient | None = None,
     ) -> None:
+        """`anchor_client` must not answer from an earlier run: a judge that is not asked cannot be seen to have changed."""
         self._client = client
         self._judge_client = judge_client
+        self._anchor_client = anchor_client or judge_client
         self._concurrency = concurrency
         self._progress = progress or _say_nothing
 
@@ -59,7 +68,14 @@ class EvalRun:
         scores = await self.judge(samples, [*candidate, *baseline], judges)
         scores += await self.judge_pairs(samples, candidate, baseline, pairwise)
         evidence = collect(plan, samples, {**judges, **pairwise}, [*candidate, *baseline], scores)
+        anchors = await self.score_anchors(plan.suite)
+        evidence = replace(evidence, anchors=anchors, locked=plan.suite.locked)
         return build_report(evidence, labels)
+
+    async def score_anchors(self, suite: Suite) -> tuple[AnchorScores, ...]:
+        """Empty where the suite has none."""
+        judges = build_judges(suite.model, self._anchor_client) if suite.anchors else {}
+        return await score_anchors(suite.anchors, judges, suite.limits.alpha)
 
     def load(self, plan: Plan) -> tuple[Sample, ...]:
         if plan.candidate.name == plan.baseline.name:

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from evals.datasets import Dataset, describe, load_dataset
 from evals.digests import digest
+from evals.drift import Anchor, AnchorScores, load_anchors, load_lock
 from evals.errors import DatasetError, SuiteError
 from evals.judges.checks import CHECKS
 from evals.judges.json_schema import unknown_keywords
@@ -114,6 +115,7 @@ class SuiteModel(_Strict):
     targets: dict[Name, TargetModel] = Field(min_length=1)
     metrics: list[MetricModel] = Field(min_length=1)
     judges: dict[Name, JudgeModel] = {}
+    anchors: str | None = Field(default=None, description="JSONL of labelled answers that lock the judges (see drift).")
     repeats: int = Field(default=1, ge=1, le=100)
     limits: LimitsModel = LimitsModel()
     budget: BudgetModel = BudgetModel()
@@ -142,6 +144,8 @@ class Suite:
     model: SuiteModel
     dataset: Dataset
     digest: str
+    anchors: tuple[Anchor, ...] = ()
+    locked: tuple[AnchorScores, ...] = ()
 
     @property
     def limits(self) -> Limits:
@@ -192,7 +196,16 @@ def load_suite(folder: Path) -> Suite:
             raise SuiteError(
                 f"{path}: metric {metric.name!r}: no case of the dataset has what check {metric.check} needs"
             )
-    return Suite(model, dataset, digest(model.model_dump(mode="json")))
+    anchors = load_anchors(folder / model.anchors) if model.anchors else ()
+    strange = {anchor.metric for anchor in anchors} - {metric.name for metric in model.metrics}
+    if strange:
+        raise SuiteError(f"{path}: anchors of metrics that the suite does not have: {', '.join(sorted(strange))}")
+    locked = load_lock(lock_path(folder, model.anchors)) if model.anchors else ()
+    return Suite(model, dataset, digest(model.model_dump(mode="json")), anchors, locked)
+
+
+def lock_path(folder: Path, anchors: str) -> Path:
+    return (folder / anchors).with_suffix(".lock.json")
 
 
 def json_schema() -> dict[str, Any]:

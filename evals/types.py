@@ -181,6 +181,7 @@ class Standing(StrEnum):
     EXACT = "exact"  # computed, not judged
     CALIBRATED = "calibrated"  # a judge whose agreement with people clears the stated limit
     REFUSED = "refused"  # a judge whose agreement was measured and does not
+    CHANGED = "changed"  # a judge that no longer agrees with people as it did when it was locked
     UNCALIBRATED = "uncalibrated"  # a judge that nobody has compared with people
 
 
