@@ -13,11 +13,14 @@ import secrets
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
 
+from guardrails.detectors.asked import answers, asked_before
 from guardrails.detectors.contacts import contact_patterns, place_patterns
 from guardrails.detectors.merge import merged
 from guardrails.detectors.names import SHIPPED_MODEL, NameFinder
 from guardrails.detectors.numbers import bank_patterns, card_patterns, government_patterns, record_patterns
 from guardrails.detectors.pattern import Matcher, Pattern
+from guardrails.detectors.spoken import dictated, in_original, spelled_names, spoken_views
+from guardrails.detectors.spoken_links import spoken_links
 from guardrails.detectors.spoken_names import name_patterns
 from guardrails.detectors.view import View, json_view, plain_view
 from guardrails.redaction_settings import CustomPattern, RedactionSettings
@@ -29,7 +32,7 @@ __all__ = ["CustomPattern", "Redaction", "RedactionSettings", "Redactor", "Token
 INLINE_CHARACTERS = 4_000  # longer texts are matched in a thread: 2,000 characters take about half a millisecond
 # Every shipped pattern needs a digit, an at sign, the beginning of a URL, of an IPv6 address or of a JSON Web Token.
 GATE = (
-    r"[0-9@]|://|(?i:www\.)|::|eyJ"
+    r"[0-9@]|://|(?i:street|avenue|road|boulevard|lane|drive|court|crescent|close|terrace)|(?i:www\.)|::|eyJ"
     r"|(?i:name|dear |this is|it'?s |\b(?:m(?:rs?|s|iss|x|me)|dr|prof|herr|frau|se\u00f1ora?|sra?|mister|missus)\b)"
 )
 PHONE_REGIONS = {"US": ["US"], "UK": ["GB"], "EU": ["DE", "FR", "NL"], "IN": ["IN"], "ES": ["ES"], "MX": ["MX"]}
@@ -145,9 +148,12 @@ class Redactor:
         return (await self._find(segments))[0]
 
     async def _find(self, segments: Sequence[Segment]) -> tuple[list[tuple[Finding, ...]], tuple[str, ...]]:
-        keys = [self._digest(segment) for segment in segments]
+        asked = asked_before(segments)
+        keys = [self._digest(segment, kind) for segment, kind in zip(segments, asked, strict=True)]
         known = {key: self._recall(key) for key in keys}
-        new = {key: segment for key, segment in zip(keys, segments, strict=True) if known[key] is None}
+        new = {
+            key: turn for key, turn in zip(keys, zip(segments, asked, strict=True), strict=True) if known[key] is None
+        }
         not_checked: tuple[str, ...] = ()
         if new:
             analysed, not_checked = await self._analyse(list(new.values()))
@@ -157,11 +163,12 @@ class Redactor:
                     self._remember(key, items)
         return [known[key] or () for key in keys], not_checked
 
-    async def _analyse(self, segments: list[Segment]) -> tuple[list[tuple[Finding, ...]], tuple[str, ...]]:
+    async def _analyse(self, turns: list[tuple[Segment, str]]) -> tuple[list[tuple[Finding, ...]], tuple[str, ...]]:
+        segments = [segment for segment, _ in turns]
         if sum(len(segment.text) for segment in segments) > INLINE_CHARACTERS:
-            views, patterned = await asyncio.to_thread(self._match_all, segments)
+            views, patterned = await asyncio.to_thread(self._match_all, turns)
         else:
-            views, patterned = self._match_all(segments)
+            views, patterned = self._match_all(turns)
         named: list[list[Finding]] = [[] for _ in segments]
         not_checked: tuple[str, ...] = ()
         if self._names is not None:
@@ -194,12 +201,21 @@ class Redactor:
             raise RedactionUnavailable(["PRESIDIO"], type(error).__name__) from None
         return [item for item in found if item.start < item.end]
 
-    def _match_all(self, segments: list[Segment]) -> tuple[list[View], list[list[Finding]]]:
-        views = [_view(segment) for segment in segments]
+    def _match_all(self, turns: list[tuple[Segment, str]]) -> tuple[list[View], list[list[Finding]]]:
+        views = [_view(segment) for segment, _ in turns]
         try:
-            return views, [self._matcher.find(view.text) for view in views]
+            return views, [self._match(view, asked) for view, (_, asked) in zip(views, turns, strict=True)]
         except Exception as error:  # noqa: BLE001 - a validator's defect must stop the request, and must not show its text
             raise RedactionUnavailable({p.kind for p in self._matcher.patterns}, type(error).__name__) from None
+
+    def _match(self, view: View, asked: str) -> list[Finding]:
+        """What patterns find in a text as typed, as spoken, and as the answer to what was asked."""
+        text, expected = view.text, frozenset([asked]) if asked else frozenset()
+        found = self._matcher.find(text, expected)
+        for spoken, corrected in spoken_views(text):
+            found += [in_original(item, spoken, corrected) for item in self._matcher.find(spoken.text, expected)]
+        found += [*dictated(text), *spoken_links(text), *answers(text, asked), *spelled_names(text)]
+        return found if self._settings.ner == "on" else [item for item in found if item.kind != "PERSON"]
 
     def _merge(self, view: View, patterned: list[Finding], named: list[Finding]) -> tuple[Finding, ...]:
         # Merged in the view's characters: in the source of a JSON string a border could fall inside an escape.
@@ -246,8 +262,8 @@ class Redactor:
         before, after = text[item.start - 1 : item.start], text[item.end : item.end + 1]
         return "" if before.isspace() or after.isspace() or not before or not after else " "
 
-    def _digest(self, segment: Segment) -> bytes:
-        material = segment.text.encode("utf-8", "surrogatepass")
+    def _digest(self, segment: Segment, asked: str) -> bytes:
+        material = f"{asked}\0{segment.text}".encode("utf-8", "surrogatepass")
         return hashlib.blake2b(material, digest_size=16, key=self._key, person=segment.form.encode()).digest()
 
     def _recall(self, key: bytes) -> tuple[Finding, ...] | None:

@@ -203,6 +203,14 @@ def place_patterns() -> list[Pattern]:
         ),
         Pattern(
             "STREET_ADDRESS",
+            "number word and street",
+            rf"(?i)\b(?:two|three|four|five|six|seven|eight|nine|(?:thir|four|fif|six|seven|eigh|nine)teen|ten|eleven|twelve|(?:twen|thir|for|fif|six|seven|eigh|nine)ty){name}\s+(?:street|avenue|road|boulevard|lane|drive|court|crescent|close|terrace)\b",
+            0.7,
+            80,
+            _address,
+        ),
+        Pattern(
+            "STREET_ADDRESS",
             "street first, then the number",
             r"\b\p{L}{2,20}(?i:stra(?:ß|ss)e|str\.|gatan|vägen|veien|gata|katu|tie|weg|laan|straat|gade|vej|utca|ulica|allee|platz|plein)\s+\d{1,4}[a-z]?\b",
             0.8,

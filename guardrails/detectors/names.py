@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from guardrails.detectors.spoken import NUMBERS, REPEATS, TENS, ZERO
 from guardrails.detectors.tagger import Tagger
 from guardrails.types import Finding, RedactionUnavailable
 
@@ -60,6 +61,7 @@ NO_NAMES = frozenset(
         "thanks",
     ]
 )
+NUMBER_WORDS = frozenset([*NUMBERS, *TENS, *ZERO, *REPEATS, "hundred", "thousand"])
 BATCH_TEXTS = 64
 QUEUED_CHARACTERS = 4_000_000  # about two minutes of work; more is refused
 PIECE = 1_000  # characters analysed at once; longer texts are cut at white space
@@ -240,6 +242,8 @@ def _analyse(find: Callable[[list[str]], list[list[Entity]]], texts: list[str]) 
 
 def _no_name(text: str) -> bool:
     """What a model takes for a person in ordinary turns and is none: brands of cards, currencies, odd spellings."""
+    if NUMBER_WORDS.issuperset(text.lower().replace("-", " ").split()):
+        return True
     return text.lower() in NO_NAMES or not text[:1].isalpha() or any(mark in text for mark in ";@#_=[]")
 
 

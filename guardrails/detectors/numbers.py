@@ -8,7 +8,7 @@ from guardrails.detectors import checks
 from guardrails.detectors.pattern import Pattern
 
 US, UK, EU, IN, ES, MX = (frozenset({code}) for code in ("US", "UK", "EU", "IN", "ES", "MX"))
-LINK = r"(?:\s+(?:number|no\.?|num|code|id|ref(?:erence)?))?(?:\s*(?:is|was|ends?|:|=|#|-|,|\.|it's|its))*\s*"
+LINK = r"(?:\s+(?:number|no\.?|num|code|id|ref(?:erence)?))?(?:\s*(?:is|are|was|ends?|:|=|#|-|,|\.|it's|its))*\s*"
 DAY, YEAR = r"(?:0?[1-9]|[12]\d|3[01])(?:st|nd|rd|th)?", r"(?:(?:19|20)\d{2}|'?\d{2})"
 MONTH_NAME = (
     r"(?:jan(?:uary)?|feb(?:ruary)?|mar(?:ch)?|apr(?:il)?|may|june?|july?|aug(?:ust)?|sept?(?:ember)?|oct(?:ober)?"
@@ -45,6 +45,13 @@ def card_patterns() -> list[Pattern]:
             7,
         ),
         Pattern(
+            "CREDIT_CARD",
+            "first digits of a card",
+            r"(?i)\b(?:card(?:'s)? number|number (?:on|of) (?:the|my) card)(?: is| was|:|'s)?\s+(?P<v>\d(?:[ \-]?\d){3,10})\b",
+            0.6,
+            21,
+        ),
+        Pattern(
             "CARD_SECURITY_CODE",
             "security code in context",
             r"(?i)\b(?:cvv2?|cvc2?|cvn|csc|security code|card verification(?: code| number| value)?|(?:three|3) digits? on the back)\b[^0-9\n]{0,25}(?P<v>\d(?:[ \-]?\d){2,3})\b",
@@ -54,7 +61,7 @@ def card_patterns() -> list[Pattern]:
         Pattern(
             "CARD_EXPIRY",
             "expiry date in context",
-            r"(?i)\b(?:exp|expir(?:y|es?|ed|ing|ation)(?: date)?|valid (?:thru|through|until|till|to)|good (?:thru|through))\b[^0-9\n]{0,15}(?P<v>(?:0?[1-9]|1[0-2]) ?[/\- ] ?(?:20)?\d{2})\b",
+            r"(?i)\b(?:exp|expir(?:y|es?|ed|ing|ation)(?: date)?|valid (?:thru|through|until|till|to)|good (?:thru|through))\b[^0-9\n]{0,15}(?P<v>(?:0?[1-9]|1[0-2]) ?[/\- ] ?(?:20)?\d{2}|(?:0[1-9]|1[0-2])(?:20)?[2-4]\d)\b",
             0.85,
             9,
         ),

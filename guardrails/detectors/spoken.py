@@ -7,7 +7,7 @@ counts and times stay words. It finds spelled names itself, and nothing else; e-
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from guardrails.detectors.view import View
@@ -121,6 +121,24 @@ def spelled_names(text: str) -> list[Finding]:
     return found
 
 
+def dictated(text: str) -> list[Finding]:
+    """Long runs of dictated digits that nothing explains: more likely a phone (7 to 13) or a card (14 to 19) than a sum."""
+    if GATE.search(text) is None:
+        return []
+    found = []
+    for run in _runs(text):
+        digits = sum(len(item.value) for item in run if item.kind == "d")
+        if 7 <= digits <= 19 and all(item.kind != "l" and item.value.isdigit() for item in run if _counts(item)):
+            kind = "PHONE_NUMBER" if digits <= 13 else "CREDIT_CARD"
+            found.append(Finding(kind, run[0].start, run[-1].end, 0.42, "dictated digits"))
+    return found
+
+
+def value_runs(text: str) -> list[tuple[str, int, int]]:
+    """Runs of digits and letters in an answer as typed, with their places; groups that are typed count as well."""
+    return [("".join(i.value for i in _typed(run)), run[0].start, run[-1].end) for run in _runs(text, spoken=False)]
+
+
 def in_original(found: Finding, view: View, corrected: Sequence[tuple[int, int]]) -> Finding:
     """A finding of a spoken view in the offsets of the text; all of a run that was corrected, if it covers half of it."""
     start, end = view.original(found.start, found.end)
@@ -130,7 +148,7 @@ def in_original(found: Finding, view: View, corrected: Sequence[tuple[int, int]]
     return replace(found, start=start, end=end, reason=f"spoken: {found.reason}")
 
 
-def _runs(text: str) -> Iterator[Run]:
+def _runs(text: str, spoken: bool = True) -> Iterator[Run]:
     """Maximal runs of two or more digits or letters, with what stands between."""
     words = [(match[0], match.start(), match.end()) for match in WORD.finditer(text)]
     place = 0
@@ -145,7 +163,7 @@ def _runs(text: str) -> Iterator[Run]:
         else:
             place = len(words)
         trimmed = _trimmed(run)
-        if _worth(trimmed, words):
+        if _worth(trimmed, words, spoken):
             yield trimmed
         place += 0 if run else 1
 
@@ -208,25 +226,35 @@ def _number(words: Sequence[tuple[str, int, int]], place: int, run: Run) -> tupl
     if lower in HEARD:
         inside = len(run) >= 2 and run[-1].kind == run[-2].kind == "d" and _digit(at(1)) is not None
         return (Item("d", str(HEARD[lower]), start, end), place + 1) if inside else None
-    value, used = NUMBERS.get(lower), 1
-    if lower in TENS:
-        value = TENS[lower]
-        unit = at(1) if at(1) != "-" else at(2)
-        if 0 < NUMBERS.get(unit, 0) < 10:
-            value, used = value + NUMBERS[unit], 2 if at(1) != "-" else 3
-        elif ORDINAL.get(unit, 99) < 10:
-            return Item("d", _ordinal(value + ORDINAL[unit]), start, words[place + 1][2]), place + 2
+    if lower in ORDINAL:
+        return Item("d", _ordinal(ORDINAL[lower]), start, end), place + 1
+    unit = ORDINAL.get(at(1), 99) if at(1) != "-" else 99
+    if lower in TENS and unit < 10:
+        return Item("d", _ordinal(TENS[lower] + unit), start, words[place + 1][2]), place + 2
+    value, used = _cardinal(at, 0)
     if value is None:
-        return (Item("d", _ordinal(ORDINAL[lower]), start, end), place + 1) if lower in ORDINAL else None
-    if at(used) == "hundred" and value > 0:
-        value, used = value * 100, used + 1
-        rest = used + (at(used) == "and")
-        more = NUMBERS.get(at(rest), TENS.get(at(rest), 0))
-        if more:
-            value, used = value + more, rest + 1
-            if more >= 20 and 0 < NUMBERS.get(at(used), 0) < 10:
-                value, used = value + NUMBERS[at(used)], used + 1
+        return None
     return Item("d", str(value), start, words[place + used - 1][2]), place + used
+
+
+def _cardinal(at: Callable[[int], str], used: int) -> tuple[int | None, int]:
+    """The number that words from an offset say, and the offset after them: below a hundred, hundreds, and years of 2000."""
+    value, used = _below_hundred(at, used)
+    if value and (at(used) == "hundred" or (at(used) == "thousand" and value == 2)):  # other thousands are sums
+        value, used = value * (100 if at(used) == "hundred" else 1000), used + 1
+        more, after = _below_hundred(at, used + (at(used) == "and"))
+        if more:
+            value, used = value + more, after
+    return value, used
+
+
+def _below_hundred(at: Callable[[int], str], used: int) -> tuple[int | None, int]:
+    word = at(used)
+    if word not in TENS:
+        return (NUMBERS[word], used + 1) if word in NUMBERS else (None, used)
+    hyphen = at(used + 1) == "-"
+    unit = NUMBERS.get(at(used + 1 + hyphen), 0)
+    return (TENS[word] + unit, used + 2 + hyphen) if 0 < unit < 10 else (TENS[word], used + 1)
 
 
 def _ordinal(value: int) -> str:
@@ -247,8 +275,9 @@ def _letter(words: Sequence[tuple[str, int, int]], place: int, run: Run) -> tupl
             used = 4 if at(2) == "in" else 3
             return Item("l", lower, start, words[place + used - 1][2]), place + used
         near = at(1) if at(1) not in FILLERS else at(2)
-        beside = (run and _counts(run[-1])) or len(near) == 1 or _starts_digit(near)
-        alone = lower in ("i", "a") and not (run and run[-1].kind == "l") and not (len(near) == 1 and near.isalpha())
+        beside = any(map(_counts, run[-2:])) or len(near) == 1 or _starts_digit(near)
+        spelling = any(item.kind == "l" for item in run)
+        alone = lower in ("i", "a") and not spelling and not (len(near) == 1 and near.isalpha())
         return (Item("l", lower, start, end), place + 1) if beside and not alone else None
     if lower in NATO:
         around = [at(1), at(2), *(words[place - n][0].lower() for n in (1, 2) if place >= n)]
@@ -270,7 +299,7 @@ def _trimmed(run: Run) -> Run:
     return run[start:end]
 
 
-def _worth(run: Run, words: Sequence[tuple[str, int, int]]) -> bool:
+def _worth(run: Run, words: Sequence[tuple[str, int, int]], spoken: bool) -> bool:
     """Whether a run is a value: two characters or more, spoken or interrupted, and not an amount or a count."""
     size = sum(len(item.value) for item in run if _counts(item))
     if size < 2:
@@ -281,11 +310,11 @@ def _worth(run: Run, words: Sequence[tuple[str, int, int]]) -> bool:
         or (_counts(item) and not words_at.get(item.start, "")[:1].isdigit())
         for item in run
     )
-    if not told and sum(len(item.value) == 1 for item in run if item.kind == "d") < 3:
+    if spoken and not told and sum(len(item.value) == 1 for item in run if item.kind == "d") < 3:
         return False
     after = next((word.lower() for word, start, _ in words if start >= run[-1].end), "")
     counted = after in UNIT_WORDS or after in ("%", "$", "€", "£")
-    return not (counted and size < 7)
+    return not (counted and size < 10)
 
 
 def _typed(run: Run) -> list[Item]:

@@ -28,7 +28,7 @@ PROVIDERS = set(
 )
 BEFORE = set(
     listed(
-        "is it's its that's thats email e mail address to at my on me called us reach contact send write and or the use under username sure yeah yes okay"
+        "is it's its that's thats email e mail address to at my on me called us reach contact send write and or use under username sure yeah yes okay"
         " ok um uh so well am are looked look looking bought buy paid pay shop shopped shopping ordered order work works working worked arrived signed"
         " logged clicked spent spend charge charged purchase purchased purchases payment payments subscription ok um uh so well it be would was as id account via please by for new old account from with copy cc you"
     )
@@ -100,7 +100,7 @@ def _local(words: Sequence[tuple[str, int, int]], at: int) -> int:
             break
         if not joined and not _small(previous) and not previous.isdigit():
             plain += 1
-            if plain > 2:
+            if plain > 3:
                 break
         place -= 1
     while place < at and words[place][0] in JOINTS:

@@ -33,7 +33,7 @@ MIX = {"generated": 0.42, "synthetic": 0.12, "restaurant": 0.1, "masked": 0.08, 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Where it goes, and how long it may take."""
     parser.add_argument("--output", type=Path, default=OUTPUT)
-    parser.add_argument("--cpu-seconds", type=float, default=900.0, help="CPU time after which training stops")
+    parser.add_argument("--cpu-seconds", type=float, default=300.0, help="CPU time after which training stops")
     parser.add_argument("--seed", type=int, default=7)
 
 

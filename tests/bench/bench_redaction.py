@@ -24,6 +24,7 @@ from guardrails.policy import load_policy
 from guardrails.redaction import RedactionSettings, Redactor, build_redactor
 from guardrails.types import Finding, Segment
 from tests.bench import redaction_sets as sets
+from tests.bench import spoken_cases
 from tests.bench.redaction_sets import Row, Span, Tally
 
 QUICK = bool(os.environ.get("QUICK"))
@@ -31,7 +32,6 @@ SOAK_TEXTS = 6_000 if QUICK else 100_000
 SYNTH_KINDS = ("PERSON", "PHONE_NUMBER", "LOCATION", "CREDIT_CARD", "EMAIL_ADDRESS", "US_SSN", "IBAN_CODE")
 SGD_KINDS = {kind: kind for kind in ("PERSON", "PHONE_NUMBER", "STREET_ADDRESS")}
 ROOT = Path(__file__).parents[2]
-SPOKEN = ROOT / "tests" / "guardrails" / "spoken_cases.jsonl"
 Figures = dict[str, float | int | None]
 Find = Callable[[Sequence[str]], list[list[Span]]]
 
@@ -64,6 +64,7 @@ async def measure(folder: Path) -> Figures:
             (turn_figures, "topic_clinc150"),
         ):
             figures |= await part(redactor, presidio, folder) if (folder / f"{name}.jsonl").is_file() else {}
+        figures |= await spoken_figures(redactor, presidio)
         figures |= await cpu_figures(redactor, fast, presidio, folder)
         figures |= await soak(redactor, folder)
     finally:
@@ -197,6 +198,29 @@ def write_false_finds(report: Path, rows: Sequence[Row], found: Sequence[Sequenc
     false = [(row.text, items) for row, items in zip(rows, found, strict=True) if sets.is_false(row, items)]
     lines = [[text, [(kind, start, end, text[start:end]) for kind, start, end in items]] for text, items in false]
     report.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+
+
+async def spoken_figures(redactor: Redactor, presidio: Find) -> Figures:
+    """Values of the hand-checked cases, and of generated ones, that are found whole with their kind; false numbers in the others."""
+    figures: Figures = {}
+    for name, cases in (("spoken", spoken_cases.hand_checked()), ("spoken.generated", spoken_cases.generated(400))):
+        values = ours = theirs = quiet = false = 0
+        for case in cases:
+            found = await redactor.find([Segment(turn.text, turn.role) for turn in case])
+            other = presidio([turn.text for turn in case])
+            for turn, mine, peer in zip(case, found, other, strict=True):
+                items = [(item.kind, item.start, item.end) for item in mine]
+                values += len(turn.spans)
+                ours += sum(spoken_cases.caught(turn, *span, items) for span in turn.spans)
+                theirs += sum(spoken_cases.caught(turn, *span, peer) for span in turn.spans)
+            if not any(turn.spans for turn in case):
+                quiet += 1
+                false += any(item.kind not in sets.NOT_FALSE for items in found for item in items)
+        figures |= {f"{name}.cases": len(cases), f"{name}.values": values, f"{name}.recall": round(ours / values, 4)}
+        figures |= {f"presidio.{name}.recall": round(theirs / values, 4)}
+        if quiet:
+            figures |= {f"{name}.quiet_cases": quiet, f"{name}.quiet_cases_with_a_find": false}
+    return figures
 
 
 def per_100(rows: Sequence[Row], found: Sequence[Sequence[Span]]) -> float:
