@@ -13,14 +13,12 @@ import secrets
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
 
-from guardrails.detectors.asked import answers, asked_before
+from guardrails.detectors import asked, spoken, spoken_links
 from guardrails.detectors.contacts import contact_patterns, place_patterns
 from guardrails.detectors.merge import merged
 from guardrails.detectors.names import SHIPPED_MODEL, NameFinder
 from guardrails.detectors.numbers import bank_patterns, card_patterns, government_patterns, record_patterns
 from guardrails.detectors.pattern import Matcher, Pattern
-from guardrails.detectors.spoken import dictated, in_original, spelled_names, spoken_views
-from guardrails.detectors.spoken_links import spoken_links
 from guardrails.detectors.spoken_names import name_patterns
 from guardrails.detectors.view import View, json_view, plain_view
 from guardrails.redaction_settings import CustomPattern, RedactionSettings
@@ -30,11 +28,6 @@ from guardrails.types import Finding, PersonalDataBlocked, Redaction, RedactionU
 __all__ = ["CustomPattern", "Redaction", "RedactionSettings", "Redactor", "TokenMap", "build_redactor"]
 
 INLINE_CHARACTERS = 4_000  # longer texts are matched in a thread: 2,000 characters take about half a millisecond
-# Every shipped pattern needs a digit, an at sign, the beginning of a URL, of an IPv6 address or of a JSON Web Token.
-GATE = (
-    r"[0-9@]|://|(?i:street|avenue|road|boulevard|lane|drive|court|crescent|close|terrace)|(?i:www\.)|::|eyJ"
-    r"|(?i:name|dear |this is|it'?s |\b(?:m(?:rs?|s|iss|x|me)|dr|prof|herr|frau|se\u00f1ora?|sra?|mister|missus)\b)"
-)
 PHONE_REGIONS = {"US": ["US"], "UK": ["GB"], "EU": ["DE", "FR", "NL"], "IN": ["IN"], "ES": ["ES"], "MX": ["MX"]}
 
 
@@ -48,7 +41,8 @@ def build_redactor(settings: RedactionSettings, *, key: bytes | None = None) -> 
         ValueError: a custom pattern is not RE2 syntax, or Presidio refuses the recogniser file.
     """
     names, own = None, None
-    matcher = Matcher(_patterns(settings), gate="" if settings.patterns else GATE)
+    signals = {"spoken": spoken.SIGNAL, "links": spoken_links.SIGNAL, "transcript": asked.SIGNAL}
+    matcher = Matcher(_patterns(settings), signals)
     if settings.presidio_recognizers is not None:
         from guardrails.detectors.presidio import load_recognizers
 
@@ -148,12 +142,11 @@ class Redactor:
         return (await self._find(segments))[0]
 
     async def _find(self, segments: Sequence[Segment]) -> tuple[list[tuple[Finding, ...]], tuple[str, ...]]:
-        asked = asked_before(segments)
-        keys = [self._digest(segment, kind) for segment, kind in zip(segments, asked, strict=True)]
+        kinds = asked.asked_before(segments) if len(segments) > 1 else [""]
+        turns = list(zip(segments, kinds[: len(segments)], strict=True))
+        keys = [self._digest(segment, kind) for segment, kind in turns]
         known = {key: self._recall(key) for key in keys}
-        new = {
-            key: turn for key, turn in zip(keys, zip(segments, asked, strict=True), strict=True) if known[key] is None
-        }
+        new = {key: turn for key, turn in zip(keys, turns, strict=True) if known[key] is None}
         not_checked: tuple[str, ...] = ()
         if new:
             analysed, not_checked = await self._analyse(list(new.values()))
@@ -204,17 +197,24 @@ class Redactor:
     def _match_all(self, turns: list[tuple[Segment, str]]) -> tuple[list[View], list[list[Finding]]]:
         views = [_view(segment) for segment, _ in turns]
         try:
-            return views, [self._match(view, asked) for view, (_, asked) in zip(views, turns, strict=True)]
+            return views, [self._match(view, kind) for view, (_, kind) in zip(views, turns, strict=True)]
         except Exception as error:  # noqa: BLE001 - a validator's defect must stop the request, and must not show its text
             raise RedactionUnavailable({p.kind for p in self._matcher.patterns}, type(error).__name__) from None
 
-    def _match(self, view: View, asked: str) -> list[Finding]:
+    def _match(self, view: View, kind: str) -> list[Finding]:
         """What patterns find in a text as typed, as spoken, and as the answer to what was asked."""
-        text, expected = view.text, frozenset([asked]) if asked else frozenset()
-        found = self._matcher.find(text, expected)
-        for spoken, corrected in spoken_views(text):
-            found += [in_original(item, spoken, corrected) for item in self._matcher.find(spoken.text, expected)]
-        found += [*dictated(text), *spoken_links(text), *answers(text, asked), *spelled_names(text)]
+        text, expected = view.text, frozenset([kind]) if kind else frozenset()
+        found, heard = self._matcher.look(text, expected)
+        if "spoken" in heard:
+            runs = spoken.spoken_runs(text)
+            for typed, corrected in spoken.spoken_views(text, runs):
+                again = self._matcher.find(typed.text, expected)
+                found += [spoken.in_original(item, typed, corrected) for item in again]
+            found += [*spoken.dictated(text, runs), *spoken.spelled_names(text, runs)]
+        if "links" in heard:
+            found += spoken_links.spoken_links(text)
+        if kind or "transcript" in heard:
+            found += asked.answers(text, kind, "transcript" in heard)
         return found if self._settings.ner == "on" else [item for item in found if item.kind != "PERSON"]
 
     def _merge(self, view: View, patterned: list[Finding], named: list[Finding]) -> tuple[Finding, ...]:
@@ -262,8 +262,8 @@ class Redactor:
         before, after = text[item.start - 1 : item.start], text[item.end : item.end + 1]
         return "" if before.isspace() or after.isspace() or not before or not after else " "
 
-    def _digest(self, segment: Segment, asked: str) -> bytes:
-        material = f"{asked}\0{segment.text}".encode("utf-8", "surrogatepass")
+    def _digest(self, segment: Segment, kind: str) -> bytes:
+        material = f"{kind}\0{segment.text}".encode("utf-8", "surrogatepass")
         return hashlib.blake2b(material, digest_size=16, key=self._key, person=segment.form.encode()).digest()
 
     def _recall(self, key: bytes) -> tuple[Finding, ...] | None:

@@ -7,10 +7,12 @@ four digits part of a card is the question. Long answers and statements are left
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 
 from guardrails.detectors.numbers import DATE
-from guardrails.detectors.spoken import spoken_views, value_runs
+from guardrails.detectors.pattern import search_set
+from guardrails.detectors.spoken import spoken_runs, spoken_views, value_runs
 from guardrails.detectors.spoken_names import name
 from guardrails.types import Finding, Segment
 
@@ -31,7 +33,7 @@ ASKS = {
     "POSTAL_CODE": r"zip|post ?code|postal",
     "PASSPORT": r"passport",
     "DRIVER_LICENSE": r"licen[sc]e",
-    "ACCOUNT_NUMBER": r"account(?: number)?\b(?! holder)",
+    "ACCOUNT_NUMBER": r"account (?:number|no\b|digits)|acct|your account\W*$",
     "ORDER_NUMBER": r"(?:order|booking|confirmation|reference|case|ticket|tracking|invoice|reservation|claim) (?:number|no\b|code|id\b)|reference\b",
     "CUSTOMER_NUMBER": r"(?:customer|client|member(?:ship)?|policy|loyalty|employee) (?:number|no\b|id\b|code)",
     "STREET_ADDRESS": r"address|where (?:do you live|should (?:we|i) (?:send|deliver))",
@@ -66,15 +68,14 @@ LETTERS = {
     "ACCOUNT_NUMBER",
     "SECRET",
 }
-_ASKED = {kind: re.compile(rf"(?i)\b(?:{words})") for kind, words in ASKS.items()}
-_ANY = re.compile("(?i)" + "|".join(words for words in ASKS.values()))
 # Said while a value is being dictated: it goes on.
-GOES_ON = re.compile(
+GOES_ON = (
     r"(?i)^\W*(?:(?:and|then|okay|ok|yes|yeah|yep|got it|go (?:on|ahead)|continue|uh.?huh|m+.?h?m+|right|sure|perfect|great|thanks?|thank you|alright|all right|carry on"
     r"|please|sorry|the|what|what's|is|are|was|give|me|can|you|repeat|that|next|last|rest|remaining|final|first|other|middle|digits?|numbers?|groups?|set|of|it|two|three|four|six|eight|"
     r"\d|so far|i have|i've got|keep going|after that)\W*)+$"
 )
 DATES = re.compile(rf"(?i)\b{DATE}")
+SIGNAL = r"(?im)^[ \t]*(?:agent|bot|assistant|advisor|adviser|operator|rep(?:resentative)?)[ \t]*:"  # RE2: a transcript in one text
 SPEAKER = re.compile(
     r"(?im)^[ \t]*(agent|bot|assistant|advisor|adviser|operator|rep(?:resentative)?|customer|user|caller|client|member|me)[ \t]*:"
 )
@@ -102,22 +103,29 @@ def asked_before(segments: Sequence[Segment]) -> list[str]:
     return out
 
 
-def answers(text: str, kind: str) -> list[Finding]:
-    """Findings in a turn that answers a question for a kind, and in the answers inside a transcript."""
+@cache
+def _listener() -> Callable[[str], Sequence[int]]:
+    """Which kinds are asked for, by place in ASKS; and, as the last, whether a prompt only says to go on."""
+    return search_set([*(rf"(?i)\b(?:{words})" for words in ASKS.values()), GOES_ON])
+
+
+def _asked(text: str) -> tuple[str, bool]:
+    heard = _listener()(text)
+    kinds = [list(ASKS)[place] for place in heard if place < len(ASKS)]
+    return kinds[0] if kinds else "", len(ASKS) in heard
+
+
+def answers(text: str, kind: str, transcript: bool) -> list[Finding]:
+    """Findings in a turn that answers a question for a kind, and in the answers inside a transcript (where ``SIGNAL`` occurs)."""
     found = list(_answer(text, kind, 0)) if kind and len(text) <= ANSWER else []
-    if ":" in text and SPEAKER.search(text) is not None:
-        found.extend(_in_transcript(text))
-    return found
+    return [*found, *_in_transcript(text)] if transcript else found
 
 
 def _after_question(text: str, kind: str) -> str:
     """The kind that is open after the other side has spoken."""
-    if kind and len(text) <= 80 and GOES_ON.match(text):
+    asked, goes_on = _asked(text[-240:])
+    if kind and goes_on and len(text) <= 80:
         return kind
-    ends = text[-240:]
-    if _ANY.search(ends) is None:
-        return ""
-    asked = next((name for name, words in _ASKED.items() if words.search(ends)), "")
     return "CREDIT_CARD" if asked == "LAST_FOUR" else asked
 
 
@@ -125,7 +133,7 @@ def _after_answer(text: str, kind: str) -> str:
     """A caller who names a value ("my card number is four one one one") leaves it open for the next turn."""
     if len(text) > ANSWER:
         return ""
-    named = next((kind for kind, words in _ASKED.items() if words.search(text)), "") if _ANY.search(text) else ""
+    named, _ = _asked(text)
     return named if named in LENGTHS and value_runs(text) else kind
 
 
@@ -178,6 +186,6 @@ def _dates(text: str) -> Iterator[tuple[int, int]]:
     """Places of dates, as typed or as spoken."""
     for match in DATES.finditer(text):
         yield match.span()
-    for view, _ in spoken_views(text):
+    for view, _ in spoken_views(text, spoken_runs(text)):
         for match in DATES.finditer(view.text):
             yield view.original(*match.span())

@@ -219,7 +219,7 @@ def place_patterns() -> list[Pattern]:
         Pattern(
             "STREET_ADDRESS",
             "street word first",
-            r"(?i)\b(?:rue|calle|avenida|via|viale|rua|piazza|plaza|ulica|ul\.|jalan|camino|c/)\s+(?:de(?: la| los| las|l)?\s+|du\s+)?\p{L}[\p{L}'\-]+(?:\s+\p{L}[\p{L}'\-]+){0,3}?,?\s+(?:n[o°.º]*\s*)?\d{1,4}\b",
+            r"(?i)\b(?:rue|calle|avenida|(?-i:Via|VIA)|viale|rua|piazza|plaza|ulica|ul\.|jalan|camino|c/)\s+(?:de(?: la| los| las|l)?\s+|du\s+)?\p{L}[\p{L}'\-]+(?:\s+\p{L}[\p{L}'\-]+){0,3}?,?\s+(?:n[o°.º]*\s*)?\d{1,4}\b",
             0.75,
             90,
         ),

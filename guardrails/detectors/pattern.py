@@ -4,8 +4,7 @@ Patterns are RE2: no look-around, no back-references, and no text on which they 
 its validator and its context decide. Knows no kind of data by name.
 """
 
-import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,8 +39,8 @@ class Pattern:
 class Matcher:
     """Many patterns, one pass: a set says which are there, each says where."""
 
-    def __init__(self, patterns: Iterable[Pattern], gate: str = "") -> None:
-        """Compile. ``gate``: an expression without which no pattern can match; most turns end there, in 2 us.
+    def __init__(self, patterns: Iterable[Pattern], signals: Mapping[str, str] | None = None) -> None:
+        """Compile. ``signals``: expressions by name of which only whether they occur is told; they cost nothing more.
 
         Raises:
             ValueError: a pattern is not RE2 syntax; names the pattern.
@@ -49,28 +48,30 @@ class Matcher:
         import re2
 
         self.patterns: Sequence[Pattern] = tuple(patterns)
+        self._signals = dict(signals or {})
         options = re2.Options()
         options.max_mem = 64 << 20
         options.log_errors = False
-        self._gate = re.compile(gate) if gate else None
         self._compiled = [_compile(re2, pattern, options) for pattern in self.patterns]
-        self._which: Any = re2.Set.SearchSet(options)
-        for pattern in self.patterns:
-            self._which.Add(pattern.regex)
-        self._which.Add("")  # always matches: an answer without it is a failure, not "nothing there"
-        self._which.Compile()
+        self._which = search_set([*(pattern.regex for pattern in self.patterns), *self._signals.values()])
 
     def find(self, text: str, expected: frozenset[str] = frozenset()) -> list[Finding]:
         """Findings in a text without lone surrogates; ``expected`` kinds need no context (they were asked for)."""
-        if self._gate is not None and self._gate.search(text) is None:
-            return []
-        # The set's automaton gives nothing when it runs out of memory: then every pattern is asked.
-        answered = self._which.Match(text)
-        which = range(len(self.patterns)) if not answered else [n for n in answered if n < len(self.patterns)]
+        return self.look(text, expected)[0]
+
+    def look(self, text: str, expected: frozenset[str] = frozenset()) -> tuple[list[Finding], frozenset[str]]:
+        """Findings, and the names of the signals that occur."""
+        which = self._which(text)
+        if not which:
+            return [], frozenset()
         findings: list[Finding] = []
+        heard = []
         for index in which:
-            findings.extend(self._matches(index, text, expected))
-        return findings
+            if index < len(self.patterns):
+                findings.extend(self._matches(index, text, expected))
+            else:
+                heard.append(list(self._signals)[index - len(self.patterns)])
+        return findings, frozenset(heard)
 
     def _matches(self, index: int, text: str, expected: frozenset[str]) -> Iterator[Finding]:
         pattern = self.patterns[index]
@@ -91,6 +92,28 @@ class Matcher:
                     score = pattern.alone
             if score > 0:
                 yield Finding(pattern.kind, start, end, score, pattern.name)
+
+
+def search_set(expressions: Sequence[str]) -> Callable[[str], Sequence[int]]:
+    """A function that says which of the expressions (RE2) occur in a text, in one pass of two microseconds a hundred characters."""
+    import re2
+
+    options = re2.Options()
+    options.max_mem = 64 << 20
+    options.log_errors = False
+    built: Any = re2.Set.SearchSet(options)
+    for expression in expressions:
+        built.Add(expression)
+    built.Add("")  # always occurs: an answer without it is a failure, not "nothing there"
+    built.Compile()
+    everything = range(len(expressions))
+
+    def which(text: str) -> Sequence[int]:
+        # The automaton gives nothing when it runs out of memory: then each is to be asked.
+        answered = built.Match(text)
+        return sorted(n for n in answered if n < len(everything)) if answered else everything
+
+    return which
 
 
 def _compile(re2: Any, pattern: Pattern, options: Any) -> tuple[Any, int, Any, Any]:

@@ -62,10 +62,17 @@ NATO = dict(
         strict=True,
     )
 )
+STARTS = {*NUMBERS, *TENS, *ORDINAL, *ZERO, *REPEATS, *NATO, "plus"}
 WORD = re.compile(r"[^\W\d_]+(?:['\u2019][^\W\d_]+)*|\d+(?:st|nd|rd|th)?|[^\w\s]|_")
-GATE = re.compile(
-    r"(?i)\b(?:zero|oh|one|two|three|four|five|six|seven|eight|nine|double|triple|treble|twenty|thirty|forty|fifty|sixty|seventy|eighty|ninety"
-    r"|t(?:en|welve|hirteen)|eleven|\w{3,5}teen|hundred|as in|alpha|bravo|nought)\b|\b\w[ ,\-]{1,2}\w[ ,\-]{1,2}\w\b|\d[ ,.]+(?:um|uh|er|and|then|sorry|no|oh|double|triple)\b"
+_SAID = (
+    r"(?:zero|oh|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|\w{3,5}teen|double|triple|treble|twenty|thirty|forty|fifty|sixty|seventy"
+    r"|eighty|ninety|nought|first|second|third|(?:four|fif|six|seven|eigh|nin|ten|eleven|twelf|\w{3,5}teen|twentie|thirtie)th)"
+)
+# RE2: two words for digits or letters near each other. Without it nothing here finds anything.
+SIGNAL = (
+    rf"(?i)\b{_SAID}\b[ ,.\-]+(?:[a-z]+[ ,.]+)?(?:{_SAID}\b|hundred|thousand|\d|[b-hj-z]\b)|\b[0-9b-hj-z][ ,.\-]+{_SAID}\b|\bdouble \w|\b\w as in \w|\b\w for \w"
+    r"|\b\w[ ,\-]{1,2}\w[ ,\-]{1,2}\w\b|\b(?:alpha|bravo|charlie|delta|echo|foxtrot|kilo|lima|november|oscar|papa|sierra|tango|victor) \w+"
+    r"|\d[ ,.]+(?:um|uh|er|and|then|sorry|no|oh|double|triple)\b"
 )
 NAMED = re.compile(r"(?i)\b(?:spell\w*|spelt|names?|surname|letters?|as in|called|under|that's|it's)\b")
 FULL_RUN = 0.5  # of a run's characters: a finding that covers as many covers all of a run that was corrected
@@ -84,14 +91,16 @@ class Item:
 Run = list[Item]
 
 
-def spoken_views(text: str) -> list[tuple[View, list[tuple[int, int]]]]:
+def spoken_runs(text: str) -> list[Run]:
+    """Runs of two or more spoken digits or letters; the other functions take them. Worth calling where ``SIGNAL`` occurs."""
+    return list(_runs(text))
+
+
+def spoken_views(text: str, runs: Sequence[Run]) -> list[tuple[View, list[tuple[int, int]]]]:
     """The text as typed, once or (where a speaker corrects himself) in several readings; each with places of corrected runs.
 
     Empty where nothing is spoken. Offsets of the views lead into ``text``.
     """
-    if GATE.search(text) is None:
-        return []
-    runs = list(_runs(text))
     if not runs:
         return []
     readings = [[_typed(run) for run in runs]]
@@ -101,12 +110,10 @@ def spoken_views(text: str) -> list[tuple[View, list[tuple[int, int]]]]:
     return [(_laid_out(text, runs, reading), corrected) for reading in readings]
 
 
-def spelled_names(text: str) -> list[Finding]:
+def spelled_names(text: str, runs: Sequence[Run]) -> list[Finding]:
     """Names that are spelled letter by letter, where the words before say so or are the name itself."""
-    if GATE.search(text) is None:
-        return []
     found = []
-    for run in _runs(text):
+    for run in runs:
         letters = "".join(item.value for item in run if item.kind == "l")
         if len(letters) < 3 or any(item.kind == "d" for item in run):
             continue
@@ -121,13 +128,13 @@ def spelled_names(text: str) -> list[Finding]:
     return found
 
 
-def dictated(text: str) -> list[Finding]:
+def dictated(text: str, runs: Sequence[Run]) -> list[Finding]:
     """Long runs of dictated digits that nothing explains: more likely a phone (7 to 13) or a card (14 to 19) than a sum."""
-    if GATE.search(text) is None:
-        return []
     found = []
-    for run in _runs(text):
+    for run in runs:
         digits = sum(len(item.value) for item in run if item.kind == "d")
+        if all(text[item.start : item.end].isdigit() and len(item.value) > 1 for item in run if _counts(item)):
+            continue  # a list of numbers
         if 7 <= digits <= 19 and all(item.kind != "l" and item.value.isdigit() for item in run if _counts(item)):
             kind = "PHONE_NUMBER" if digits <= 13 else "CREDIT_CARD"
             found.append(Finding(kind, run[0].start, run[-1].end, 0.42, "dictated digits"))
@@ -153,6 +160,10 @@ def _runs(text: str, spoken: bool = True) -> Iterator[Run]:
     words = [(match[0], match.start(), match.end()) for match in WORD.finditer(text)]
     place = 0
     while place < len(words):
+        first = words[place][0].lower()
+        if len(first) > 1 and first not in STARTS and not first[0].isdigit():
+            place += 1
+            continue
         run: Run = []
         while place < len(words):
             step = _item(words, place, run)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from guardrails.detectors.asked import asked_before
-from guardrails.detectors.spoken import UNITS, spoken_views, value_runs
+from guardrails.detectors.spoken import UNITS, spoken_runs, spoken_views, value_runs
 from guardrails.redaction import RedactionSettings, Redactor, build_redactor
 from guardrails.restore import Restorer
 from guardrails.types import Segment
@@ -93,7 +93,7 @@ async def test_a_value_goes_on_over_the_agents_prompts() -> None:
 @settings(deadline=None)
 @given(SAID)
 def test_whatever_is_said_the_way_back_leads_into_the_text_and_redaction_is_undone(text: str) -> None:
-    for view, corrected in spoken_views(text):
+    for view, corrected in spoken_views(text, spoken_runs(text)):
         assert view.starts is not None
         assert view.ends is not None
         assert len(view.starts) == len(view.ends) == len(view.text)
