@@ -110,7 +110,7 @@ def _listener() -> Callable[[str], Sequence[int]]:
 
 
 def _asked(text: str) -> tuple[str, bool]:
-    heard = _listener()(text)
+    heard = _listener()(text if text.isascii() else text.encode("utf-8", "replace").decode())  # no lone surrogates
     kinds = [list(ASKS)[place] for place in heard if place < len(ASKS)]
     return kinds[0] if kinds else "", len(ASKS) in heard
 
