@@ -102,6 +102,8 @@ async def _lifespan(
         stack.push_async_callback(router.fleet.aclose)
         router.fleet.watch(http.health, settings.routing.health_interval_s)
         metrics.watch(router.fleet, router.shadow)
+        fraud = await build_fraud_steps(settings, stack)
+        steps.risk = fraud
         cache = Cache(store, embedder.embed if embedder else None)
         pipeline = Pipeline(keys, limiter, router, steps, cache, anonymous=Caller("anonymous", "anonymous", limits))
         app.state.hot = HotRoutes(
@@ -112,7 +114,7 @@ async def _lifespan(
             metrics,
             embedder=_Embeddings(embedder) if embedder else None,
             embedding_model=settings.embedding.model,
-            fraud=await build_fraud_steps(settings, stack),
+            fraud=fraud,
             recorder=life.recorder if life else None,
             max_body_bytes=settings.server.max_body_bytes,
             request_log=_request_log(settings, stack),

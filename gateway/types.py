@@ -212,6 +212,7 @@ class ChatRequest:
     """A chat or legacy completion request on its way through the gateway. ``body`` is owned by it and changed in place.
 
     ``tokens`` maps redaction tokens to the caller's own values: it lives here and dies with the request.
+    ``keep_masked``: tokens stay in the answer (gateway/steps/risk.py).
     ``refusal`` is set when a rail answers in the model's stead: no upstream call is then made.
     ``guard`` is the policy at work on this request, pinned once (gateway/policies.py): a swap meanwhile does not touch it.
     ``sources`` are the passages that the answer may cite: ``[{"n", "id", "title", "source"}]``.
@@ -226,5 +227,6 @@ class ChatRequest:
     deadline: float
     tokens: Mapping[str, str] = field(default_factory=dict, repr=False)
     refusal: str | None = None
+    keep_masked: bool = False
     guard: Any = field(default=None, repr=False)
     sources: list[Json] = field(default_factory=list)

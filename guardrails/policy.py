@@ -18,6 +18,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from guardrails.actions import ActionRefused, find_actions
 from guardrails.parts import digest_of, located, parts_of
 from guardrails.policy_lint import complaints
+from guardrails.risk import RiskSettings
 
 NEMO_SUFFIXES = {".yml", ".yaml", ".co"}
 NOT_NEMOS = ("policy.yaml", "tests.yaml")  # ours: NeMo must not read them
@@ -85,6 +86,7 @@ class OutputSettings(_Strict):
 class PolicyFile(_Strict):
     """policy.yaml. ``redaction`` is checked by whoever redacts. ``budget_ms``: what all rails of a stage may take together.
 
+    ``risk``: what is done at which fraud risk of the caller (guardrails/risk.py).
     ``actions``: Python that its flows execute, by name, from the image's trusted folder (guardrails/actions.py).
     """
 
@@ -96,6 +98,7 @@ class PolicyFile(_Strict):
     budget_ms: Annotated[int, Field(ge=1, le=60_000)] | None = None
     redaction: dict[str, Any] = Field(default_factory=dict)
     actions: tuple[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,62}$")], ...] = ()
+    risk: RiskSettings | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +119,7 @@ class Policy:
     redaction_digest: str
     budget_ms: int | None = None
     actions: Mapping[str, Path] = field(default_factory=dict)
+    risk: RiskSettings | None = None
 
 
 def load_policy(directory: Path, actions: Path | None = None) -> Policy:
@@ -167,12 +171,14 @@ def load_policy(directory: Path, actions: Path | None = None) -> Policy:
         _canonical({"settings": policy.redaction, "parts": {k: v for k, v in parts.items() if "redaction" in k}}),
         policy.budget_ms,
         trusted,
+        policy.risk,
     )
 
 
 def digest(directory: Path, policy: PolicyFile, parts: Mapping[str, str]) -> str:
     """The name of a policy by its content: any changed byte of a NeMo file or weight, or changed value of policy.yaml, changes it."""
-    total = hashlib.sha256(_canonical({"policy": policy.model_dump(mode="json"), "parts": dict(parts)}).encode())
+    told = policy.model_dump(mode="json", exclude=None if policy.risk else {"risk"})
+    total = hashlib.sha256(_canonical({"policy": told, "parts": dict(parts)}).encode())
     for name, content in files_of(directory).items():
         if name not in NOT_NEMOS:
             total.update(f"\0{name}\0{len(content)}\0".encode() + content)

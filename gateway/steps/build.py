@@ -144,6 +144,8 @@ async def build_fraud_steps(settings: Settings, stack: AsyncExitStack) -> FraudS
 class NoSteps:
     """The steps of a gateway without any policy or knowledge base: none."""
 
+    risk: Any = None
+
     @contextmanager
     def pin(self, route: Route, request: Any) -> Iterator[None]:  # noqa: ARG002
         yield

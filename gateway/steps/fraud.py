@@ -16,8 +16,9 @@ from pydantic import ValidationError
 from gateway.errors import BadRequest, NotFound, Overloaded
 from gateway.settings import SettingsError
 from gateway.types import Json
+from serving.fraud.build import build_scorer
 from serving.fraud.journal import JournalUnavailable
-from serving.fraud.score import FraudScorer, build_scorer
+from serving.fraud.score import FraudScorer
 from serving.fraud.settings import FraudSettings
 from serving.fraud.store import StoreUnavailable, open_redis
 from serving.fraud.types import InvalidTransaction, UnknownTransaction, parse_label, parse_transaction
@@ -47,6 +48,13 @@ class FraudSteps:
         if decision is None:
             raise NotFound("No decision of that id is kept here.", param="transaction_id", code="unknown_transaction")
         return dict(decision.to_dict())
+
+    async def risk(self, subject: str) -> tuple[float | None, str] | None:
+        """The riskiest recent decision of `customer:ID` or `call:ID` (gateway/steps/risk.py). Raises: OSError."""
+        try:
+            return await self._scorer.risk_of(subject)
+        except StoreUnavailable as error:
+            raise ConnectionError(str(error)) from None
 
     async def aclose(self) -> None:
         await self._scorer.aclose()

@@ -16,6 +16,7 @@ from gateway.errors import BadRequest, ContentBlocked, RailUnavailable
 from gateway.policies import PolicyTable
 from gateway.steps.guard import Guard
 from gateway.steps.reply import CheckedReply, heard, rail_result, restored, ruling_json
+from gateway.steps.risk import RiskSource, apply_risk
 from gateway.types import ChatRequest, Chunk, RailResult, Recording, Route, Span
 from gateway.wire.texts import (
     conversation,
@@ -35,6 +36,7 @@ class GuardedSteps:
         self._guards = guards
         self._knowledge = knowledge
         self._record_texts = record_texts
+        self.risk: RiskSource | None = None  # set where fraud is scored, too
 
     @contextmanager
     def pin(self, route: Route, request: ChatRequest) -> Iterator[None]:
@@ -87,6 +89,8 @@ class GuardedSteps:
         if guard is None:
             return
         messages = conversation(request)
+        if guard.policy.risk is not None:
+            await apply_risk(guard.policy.risk, self.risk, request)
         ruling = await guard.rails.check_input(messages)
         request.record.rails.extend(map(rail_result, ruling.verdicts))
         if (recording := request.record.recording) is not None:
@@ -153,7 +157,7 @@ class GuardedSteps:
 
     def restore(self, route: Route, request: ChatRequest, reply: AsyncGenerator[Chunk]) -> AsyncGenerator[Chunk]:
         """The answer with the caller's own values back in place of tokens."""
-        return reply if route.policy is None else restored(request, reply)
+        return reply if route.policy is None or request.keep_masked else restored(request, reply)
 
 
 def _stop(ruling: Ruling, request: ChatRequest) -> None:

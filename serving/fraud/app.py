@@ -14,9 +14,10 @@ from typing import Any
 
 import msgspec
 
+from serving.fraud.build import build_scorer
 from serving.fraud.journal import JournalUnavailable
 from serving.fraud.model import InvalidModel
-from serving.fraud.score import FraudScorer, build_scorer
+from serving.fraud.score import FraudScorer
 from serving.fraud.settings import FraudSettings
 from serving.fraud.store import FeatureStore, StoreUnavailable
 from serving.fraud.types import InvalidTransaction, UnknownTransaction, parse_label, parse_transaction

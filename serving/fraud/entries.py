@@ -50,6 +50,24 @@ class Compared(msgspec.Struct, frozen=True, tag="compared", kw_only=True):
     probability: float
 
 
+def risks_of(filed: Filed) -> list[tuple[str, bytes, bool]]:
+    """A decision as the risk of its customer and its call. One that was not approved replaces what was noted before; a plain
+    approval does not make anybody harmless before the day is over."""
+    decision, transaction = filed.decision, filed.transaction
+    value = _ENCODER.encode((decision.probability, decision.outcome))
+    subjects = [
+        f"customer:{transaction.customer_id}",
+        *([f"call:{transaction.call_id}"] if transaction.call_id else []),
+    ]
+    return [(subject, value, decision.outcome != "approve") for subject in subjects]
+
+
+def read_risk(data: bytes) -> tuple[float | None, str]:
+    """Probability and outcome."""
+    found: tuple[float | None, str] = msgspec.msgpack.decode(data, type=tuple[float | None, str])
+    return found
+
+
 Entry = Decided | Labelled | Applied | Compared
 
 _ENCODER = msgspec.msgpack.Encoder()

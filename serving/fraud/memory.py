@@ -18,6 +18,7 @@ class MemoryStore:
     def __init__(self) -> None:
         self._records: dict[Entity, bytearray] = {}
         self._filed: dict[str, bytes] = {}
+        self._risks: dict[str, bytes] = {}
 
     async def observe(self, transaction_id: str, customer_id: str, terminal_id: str, event: bytes) -> Observation:
         customer = self._records.setdefault(("customer", customer_id), bytearray())
@@ -33,6 +34,14 @@ class MemoryStore:
 
     async def recall(self, transaction_id: str) -> bytes | None:
         return self._filed.get(transaction_id)
+
+    async def note(self, risks: Sequence[tuple[str, bytes, bool]]) -> None:
+        for subject, value, replaces in risks:
+            if replaces or subject not in self._risks:
+                self._risks[subject] = value
+
+    async def risk(self, subject: str) -> bytes | None:
+        return self._risks.get(subject)
 
     async def mark(self, entity: Entity, digest: int, label: int) -> bool:
         record, wanted, found = self._records.get(entity, bytearray()), digest.to_bytes(8, "little"), False

@@ -12,12 +12,12 @@ from typing import Any
 import msgspec
 
 from serving.fraud.assess import decide
+from serving.fraud.build import build_scorer
 from serving.fraud.entries import Decided, decode_entry, unpack_features
 from serving.fraud.features import FEATURES_VERSION, feature_names
 from serving.fraud.journal import read_journal
 from serving.fraud.memory import MemoryStore
 from serving.fraud.model import load_model
-from serving.fraud.score import build_scorer
 from serving.fraud.settings import FraudSettings
 from serving.fraud.types import Decision, InvalidTransaction, Transaction, parse_transaction
 

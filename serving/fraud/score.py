@@ -11,8 +11,19 @@ import asyncio
 from collections.abc import Callable, Sequence
 
 from serving.fraud.assess import decide
-from serving.fraud.entries import Applied, Decided, Filed, Labelled, decode_entry, decode_filed, encode, pack_features
-from serving.fraud.features import FEATURES_VERSION, ONE_EVENT, derive, feature_names, is_surprising
+from serving.fraud.entries import (
+    Applied,
+    Decided,
+    Filed,
+    Labelled,
+    decode_entry,
+    decode_filed,
+    encode,
+    pack_features,
+    read_risk,
+    risks_of,
+)
+from serving.fraud.features import ONE_EVENT, derive, feature_names, is_surprising
 from serving.fraud.history import (
     DAY_S,
     EVENT,
@@ -25,8 +36,7 @@ from serving.fraud.history import (
     digest_of,
     pack_event,
 )
-from serving.fraud.journal import Journal, read_journal
-from serving.fraud.model import InvalidModel, load_model
+from serving.fraud.journal import Journal
 from serving.fraud.settings import FraudSettings
 from serving.fraud.shadow import Rivals
 from serving.fraud.store import Entity, FeatureStore, Observation, StoreUnavailable
@@ -159,6 +169,12 @@ class FraudScorer:
         filed = await self._filed(transaction_id)
         return filed.decision if filed else None
 
+    async def risk_of(self, subject: str) -> tuple[float | None, str] | None:
+        """Probability and outcome of the riskiest decision of the last day for `customer:ID` or `call:ID`; None if there is none.
+        It may be 20 ms behind. Raises: StoreUnavailable."""
+        noted = await self._store.risk(subject)
+        return read_risk(noted) if noted else None
+
     async def aclose(self) -> None:
         """Finishes what runs behind the answers and closes the logs. The store's client is the caller's."""
         self._closing = True
@@ -272,6 +288,7 @@ class FraudScorer:
                 self._unfiled, self._untidy = [], set()
                 try:
                     await self._store.file([(one.transaction.transaction_id, encode(one)) for one in decided])
+                    await self._store.note([risk for one in decided for risk in risks_of(one)])
                     await self._store.trim(entities)
                 except StoreUnavailable:
                     await self._file_later(decided)
@@ -374,25 +391,3 @@ def _same(filed: Filed, transaction: Transaction) -> Decision:
     if filed.transaction != transaction:
         raise InvalidTransaction("transaction_id", "was already used for a different transaction")
     return filed.decision
-
-
-async def build_scorer(settings: FraudSettings, store: FeatureStore, clock: Clock) -> FraudScorer:
-    """A scorer with its model loaded and its logs open. `clock` gives Unix seconds.
-
-    Raises:
-        InvalidModel: the model cannot be served, or a rule names a feature that there is not.
-    """
-    names = feature_names()
-    for rule in settings.rules:
-        if rule.feature not in names:
-            raise InvalidModel(f"rule {rule.name}: there is no feature {rule.feature}; one of {', '.join(names)}")
-    model = await asyncio.to_thread(load_model, settings.model_path, names, FEATURES_VERSION)
-    other = settings.challenger_path
-    challenger = await asyncio.to_thread(load_model, other, names, FEATURES_VERSION) if other else None
-    sync, aside = settings.log_sync == "disk", settings.log_directory / "waiting"
-    set_aside = await asyncio.to_thread(lambda: list(read_journal(aside)))
-    journal = await asyncio.to_thread(Journal, settings.log_directory, sync, clock, settings.log_keep_days)
-    waiting = await asyncio.to_thread(Journal, aside, sync, clock, settings.log_keep_days)
-    scorer = FraudScorer(settings, Rivals(settings, model, challenger), store, journal, waiting, clock)
-    scorer.resume(set_aside)
-    return scorer

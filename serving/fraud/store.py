@@ -18,6 +18,7 @@ from serving.fraud.history import EVENT, KEPT_EVENTS
 from serving.fraud.settings import FraudSettings
 from serving.fraud.wire import Command, Commands, ThroughClient, Wire, WireLost
 
+RISK_TTL_S = 86_400
 Entity = tuple[Literal["customer", "terminal"], str]
 
 
@@ -45,6 +46,12 @@ class FeatureStore(Protocol):
 
     async def recall(self, transaction_id: str) -> bytes | None:
         """The filed decision."""
+
+    async def note(self, risks: Sequence[tuple[str, bytes, bool]]) -> None:
+        """Keeps (subject, value, whether it replaces a value that is there) for a day."""
+
+    async def risk(self, subject: str) -> bytes | None:
+        """The value noted for a subject within the last day."""
 
     async def mark(self, entity: Entity, digest: int, label: int) -> bool:
         """Sets the label of one event of an entity. False if the event is no longer there."""
@@ -113,6 +120,19 @@ class RedisStore:
     async def recall(self, transaction_id: str) -> bytes | None:
         filed: bytes | None = (await self._run((("GET", f"{self._prefix}d:{transaction_id}"),)))[0]
         return filed
+
+    async def note(self, risks: Sequence[tuple[str, bytes, bool]]) -> None:
+        if risks:
+            await self._run(
+                [
+                    ("SET", f"{self._prefix}r:{subject}", value, "EX", RISK_TTL_S, *(() if replaces else ("NX",)))
+                    for subject, value, replaces in risks
+                ]
+            )
+
+    async def risk(self, subject: str) -> bytes | None:
+        noted: bytes | None = (await self._run((("GET", f"{self._prefix}r:{subject}"),)))[0]
+        return noted
 
     async def mark(self, entity: Entity, digest: int, label: int) -> bool:
         arguments = digest.to_bytes(8, "little"), label.to_bytes(4, "little")

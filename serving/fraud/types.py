@@ -56,6 +56,7 @@ class Transaction(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     amount: Annotated[Decimal, msgspec.Meta(description='major units, exact: "24.50" or 24.50')]
     currency: Annotated[str, msgspec.Meta(pattern=r"\A[A-Z]{3}\Z", description="ISO 4217, e.g. EUR")]
     timestamp: Annotated[datetime, msgspec.Meta(tz=True, description="RFC 3339 with an offset")]
+    call_id: Id | None = None
 
     def __post_init__(self) -> None:
         if not self.amount.is_finite() or not 0 <= self.amount <= LARGEST_AMOUNT_CENTS // 100:

@@ -14,11 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
+from serving.fraud.build import build_scorer
 from serving.fraud.cli import app
 from serving.fraud.drift import SCORE, Period, Reference, calibration, compare, concept, describe, sketch_of
 from serving.fraud.memory import MemoryStore
 from serving.fraud.monitor import NoReference, load_reference, read_window
-from serving.fraud.score import build_scorer
 from serving.fraud.settings import SHIPPED_MODEL, FraudSettings
 from serving.fraud.types import Label, Transaction
 

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from serving.fraud.build import build_scorer
 from serving.fraud.cli import app
 from serving.fraud.dataset import Transactions
 from serving.fraud.features import feature_names
 from serving.fraud.memory import MemoryStore
 from serving.fraud.renew import Limits, Renewal, Slice, judged, renew
-from serving.fraud.score import build_scorer
 from serving.fraud.settings import SHIPPED_MODEL, FraudSettings
 from serving.fraud.shadow import bucket_of, judge_shadow
 from serving.fraud.simulate import World, simulate

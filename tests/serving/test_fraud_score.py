@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 
+from serving.fraud.build import build_scorer
 from serving.fraud.history import aggregate
 from serving.fraud.memory import MemoryStore
 from serving.fraud.offline import replay_log
-from serving.fraud.score import FraudScorer, build_scorer
+from serving.fraud.score import FraudScorer
 from serving.fraud.settings import FraudSettings, Rule
 from serving.fraud.store import Observation, RedisStore, StoreUnavailable
 from serving.fraud.types import InvalidTransaction, Label, Transaction, UnknownTransaction

@@ -1,0 +1,35 @@
+"""Opens what a scorer needs: models, logs, and what an earlier process had set aside. It scores nothing."""
+
+from __future__ import annotations
+
+import asyncio
+
+from serving.fraud.features import FEATURES_VERSION, feature_names
+from serving.fraud.journal import Journal, read_journal
+from serving.fraud.model import InvalidModel, load_model
+from serving.fraud.score import Clock, FraudScorer
+from serving.fraud.settings import FraudSettings
+from serving.fraud.shadow import Rivals
+from serving.fraud.store import FeatureStore
+
+
+async def build_scorer(settings: FraudSettings, store: FeatureStore, clock: Clock) -> FraudScorer:
+    """A scorer with its model loaded and its logs open. `clock` gives Unix seconds.
+
+    Raises:
+        InvalidModel: the model cannot be served, or a rule names a feature that there is not.
+    """
+    names = feature_names()
+    for rule in settings.rules:
+        if rule.feature not in names:
+            raise InvalidModel(f"rule {rule.name}: there is no feature {rule.feature}; one of {', '.join(names)}")
+    model = await asyncio.to_thread(load_model, settings.model_path, names, FEATURES_VERSION)
+    other = settings.challenger_path
+    challenger = await asyncio.to_thread(load_model, other, names, FEATURES_VERSION) if other else None
+    sync, aside = settings.log_sync == "disk", settings.log_directory / "waiting"
+    set_aside = await asyncio.to_thread(lambda: list(read_journal(aside)))
+    journal = await asyncio.to_thread(Journal, settings.log_directory, sync, clock, settings.log_keep_days)
+    waiting = await asyncio.to_thread(Journal, aside, sync, clock, settings.log_keep_days)
+    scorer = FraudScorer(settings, Rivals(settings, model, challenger), store, journal, waiting, clock)
+    scorer.resume(set_aside)
+    return scorer
