@@ -101,10 +101,8 @@ class Cache:
         if not messages or messages[-1].get("role") != "user" or not isinstance(messages[-1].get("content"), str):
             return None
         question = messages[-1]["content"]
-        figures = "|".join(_FIGURES.findall(question))  # questions that differ in a number or a person are never near
-        bucket = _digest(
-            "near", caller, route, request, {**request.body, "messages": messages[:-1], "figures": figures}
-        )
+        told = {**request.body, "messages": messages[:-1], "figures": figures_of(question)}
+        bucket = _digest("near", caller, route, request, told)
         if self._embed is None:
             return None
         vector = (await self._embed([question]))[0]
@@ -124,6 +122,11 @@ class Cache:
             return await self._store.read_value(keys[best].decode()) if scores[best] >= similarity else None
         except (StoreError, ValueError):
             return None
+
+
+def figures_of(question: str) -> str:
+    """The numbers and the personal data of a question: two that differ in them are never near."""
+    return "|".join(_FIGURES.findall(question))
 
 
 def key_of(caller: Caller, route: Route, request: ChatRequest) -> str:

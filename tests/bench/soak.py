@@ -184,13 +184,14 @@ async def one(model: str, streamed: bool, right: frozenset[int], tally: Tally) -
         tally.wrong[f"{model}: {status}{' cut' if broken else ''}"] += 1
 
 
-SPARE: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
+SPARE: list[tuple[asyncio.StreamReader, asyncio.StreamWriter, float]] = []
+SPARE_S = 30.0  # as clients do: the gateway closes a connection after 65 s without a request
 
 
 async def ask(model: str, *, streamed: bool, hang_up: bool) -> tuple[int, bool]:
     """The status, and whether a stream ended in an error event. 0: hung up on purpose after the first event."""
     body = json.dumps({"model": model, "stream": streamed, "messages": [{"role": "user", "content": SAID}]}).encode()
-    reader, writer = SPARE.pop() if SPARE else await asyncio.open_connection("127.0.0.1", PORT)
+    reader, writer = await connection()
     writer.write(
         b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer %b\r\n"
         b"content-type: application/json\r\ncontent-length: %d\r\n\r\n%b" % (KEY.encode(), len(body), body)
@@ -212,11 +213,20 @@ async def ask(model: str, *, streamed: bool, hang_up: bool) -> tuple[int, bool]:
     return status, b'"error"' in data
 
 
+async def connection() -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    while SPARE:
+        reader, writer, since = SPARE.pop()
+        if time.monotonic() - since < SPARE_S and not reader.at_eof():
+            return reader, writer
+        writer.close()
+    return await asyncio.open_connection("127.0.0.1", PORT)
+
+
 def keep(head: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     if b"connection: close" in head:
         writer.close()
     else:
-        SPARE.append((reader, writer))
+        SPARE.append((reader, writer, time.monotonic()))
 
 
 async def saturate(seconds: float, rng: random.Random) -> float:
