@@ -183,25 +183,24 @@ class Pipeline:
         call.headers.extend(grant.headers())
         return Meter(self._limiter, grant, request, prompt)
 
-    async def call(self, route: Route, request: ChatRequest) -> AsyncGenerator[Chunk]:
+    def call(self, route: Route, request: ChatRequest) -> AsyncGenerator[Chunk]:
         """The model's answer, or the refusal that a rail gave in its stead."""
-        if request.refusal is not None:
-            record = request.record
-            if request.endpoint == "embedding":
-                raise ContentBlocked("The text was refused by this model's policy.", code="content_policy_violation")
-            yield canned(
-                request.endpoint,
-                reply_id=f"chatcmpl-{record.request_id}",
-                created=record.started_ns // 1_000_000_000,
-                model=request.model,
-                text=request.refusal,
-                stream=request.stream,
-            )
-            return
-        request.record.call_started_ns = time.time_ns()
-        async with aclosing(self._router.call(route, request)) as chunks:
-            async for chunk in chunks:
-                yield chunk
+        return self._router.call(route, request) if request.refusal is None else refusal(request)
+
+
+async def refusal(request: ChatRequest) -> AsyncGenerator[Chunk]:
+    """Raises: ContentBlocked where an answer cannot be a text."""
+    record = request.record
+    if request.endpoint == "embedding" or request.refusal is None:
+        raise ContentBlocked("The text was refused by this model's policy.", code="content_policy_violation")
+    yield canned(
+        request.endpoint,
+        reply_id=f"chatcmpl-{record.request_id}",
+        created=record.started_ns // 1_000_000_000,
+        model=request.model,
+        text=request.refusal,
+        stream=request.stream,
+    )
 
 
 _BYTES_PER_TOKEN = 4  # of JSON; English BPE vocabularies average a little over four characters a token
@@ -244,6 +243,8 @@ class Meter:
 
     async def __call__(self, reply: AsyncGenerator[Chunk]) -> AsyncGenerator[Chunk]:
         request, record = self._request, self._request.record
+        if request.refusal is None:
+            record.call_started_ns = time.time_ns()
         async with aclosing(reply):
             async for chunk in reply:
                 if not record.first_delta_ns:
