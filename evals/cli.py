@@ -85,6 +85,10 @@ def run(
     concurrency: Annotated[int, typer.Option(min=1, max=256, help="Requests under way at once.")] = 4,
     shard: Annotated[str | None, typer.Option(help="Only part i of n, as i/n from 1; join with `compare`.")] = None,
     cache: Annotated[Path | None, typer.Option(help="Keep replies in this file for later runs too.")] = None,
+    mlflow: Annotated[str | None, typer.Option(help="Tell this MLflow tracking URI too.")] = None,
+    model_version: Annotated[str | None, typer.Option(help="NAME/VERSION in MLflow's registry to tag.")] = None,
+    wandb: Annotated[str | None, typer.Option(help="Tell Weights and Biases: offline or online.")] = None,
+    phoenix: Annotated[str | None, typer.Option(help="Tell this Phoenix server too (spans, annotations).")] = None,
     machine: Machine = False,
 ) -> None:
     """Ask both targets the same cases, score, compare, decide.
@@ -99,6 +103,11 @@ def run(
     )  # fmt: skip
     with _broken_is_3(), _progress(quiet=machine) as progress:
         report = launch(options, progress)
+    from evals.launch import record
+    from evals.tracking import Trackers
+
+    for line in record(report, suite, out, Trackers(mlflow, wandb, model_version), phoenix):
+        typer.echo(line, err=True)
     _finish(report, Format.JSON if machine else Format.TERMINAL)
 
 
@@ -254,6 +263,24 @@ def _power_plot(power: list[Tally], margin: float) -> str:
     title = f"Share of releases promoted by their true difference ({power[0].world})"
     limits = [("margin", -margin), ("equal", 0.0)]
     return curves(series, title=title, across="true difference, candidate minus baseline", limits=limits)
+
+
+@app.command()
+def queue(
+    file: ReportFile,
+    suite: Annotated[str, typer.Argument(help="The suite of the report, for the questions.")],
+    phoenix: Annotated[str, typer.Option(help="A Phoenix server.")] = "http://127.0.0.1:6006",
+    read: Annotated[Path | None, typer.Option(help="Read the labels back into this JSONL file instead.")] = None,
+) -> None:
+    """Put the answers whose labels would decide in front of people in Phoenix, drawn at random; or read their labels back."""
+    from evals.launch import ask_for_labels, read_labels
+    from evals.report import load_report
+
+    with _broken_is_3():
+        found = load_report(file)
+        lines = ask_for_labels(found, suite, phoenix) if read is None else read_labels(found, phoenix, read)
+        for line in lines:
+            typer.echo(line)
 
 
 @app.command()

@@ -6,10 +6,13 @@ The only file that opens anything for a run, so it also closes it. Decides nothi
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 import time
+from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 
 from evals.calibrate import load_labels
@@ -18,11 +21,14 @@ from evals.errors import SuiteError
 from evals.evidence import save_evidence
 from evals.html import to_html
 from evals.journal import Journal
+from evals.phoenix import Phoenix, choose, needed
 from evals.render import to_junit, to_markdown
 from evals.report import Report, save_report, sign
 from evals.run import EvalRun, Plan, Progress
 from evals.suite import find_suite, load_suite, lock_path
 from evals.target import Budget, ChatClient, Patience, open_session
+from evals.tracking import Trackers
+from evals.tracking import record as tell
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +124,41 @@ async def _lock(name: str, judge_url: str, out: Path, api_key: str | None) -> tu
         scores = await EvalRun(client, client, concurrency=4).score_anchors(suite)
     save_lock(scores, lock_path(folder, suite.model.anchors))
     return scores
+
+
+def record(report: Report, suite: str, out: Path, trackers: Trackers, phoenix_url: str | None) -> Iterator[str]:
+    """One line a tracker. Never raises for a tracker's fault."""
+    yield from tell(report, out, trackers)
+    if phoenix_url is not None:
+        try:
+            yield f"phoenix: {Phoenix(phoenix_url).record(report, _questions(suite), datetime.now(UTC))}"
+        except Exception as error:  # noqa: BLE001 - telemetry fails open, whatever a vendor raises
+            yield f"phoenix: not recorded ({type(error).__name__}); the report itself is complete"
+
+
+def ask_for_labels(report: Report, suite: str, phoenix_url: str) -> Iterator[str]:
+    """Queue what would decide, a line a metric."""
+    phoenix, asked = Phoenix(phoenix_url), dict(needed(report))
+    for metric, labels in asked.items():
+        wanted = choose(report, metric, labels)
+        yield f"{metric}: {phoenix.queue(report, wanted, _questions(suite), datetime.now(UTC))}; label them pass or fail"
+    if not asked:
+        yield "no label is needed: no judge of this report waits for one"
+
+
+def read_labels(report: Report, phoenix_url: str, path: Path) -> Iterator[str]:
+    """The labels that people gave to the queued answers, as a file for --labels."""
+    phoenix, lines = Phoenix(phoenix_url), []
+    for metric, labels in needed(report):
+        for (name, sample, setting, repeat), human in phoenix.labels(report, choose(report, metric, labels)).items():
+            row = {"metric": name, "sample_id": sample, "setting": setting, "repeat": repeat, "human": human}
+            lines.append(json.dumps(row))
+    path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+    yield f"{len(lines)} labels in {path}"
+
+
+def _questions(suite: str) -> dict[str, str]:
+    return {sample.id: sample.caller_text for sample in load_suite(find_suite(suite)).dataset.samples}
 
 
 def write_report(report: Report, folder: Path) -> None:

@@ -38,6 +38,7 @@ VENDORS = {
     "deepeval": ["evals/judges/by_deepeval.py"],
     "mlflow": ["evals/tracking.py", "serving/fraud/tracking.py"],
     "wandb": ["evals/tracking.py"],
+    "phoenix": ["evals/phoenix.py"],
     "lightgbm": ["serving/fraud/model.py", "serving/fraud/train.py"],
     "sklearn": ["serving/fraud/", "guardrails/train/", "evals/train.py"],
     "onnxruntime": ["serving/embedding/"],
@@ -103,6 +104,7 @@ def test_only_the_settings_read_the_environment() -> None:
         "guardrails/nemo.py",
         "evals/judges/by_deepeval.py",
         "evals/judges/by_ragas.py",
+        "evals/tracking.py",
     }
     commands = {path for path in readers if path.endswith(("/cli.py", "/embedded.py"))}
     assert readers - allowed - commands == set()

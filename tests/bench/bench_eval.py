@@ -99,14 +99,14 @@ def double() -> Iterator[str]:
 def write_suite(folder: Path, cases: int, by: str, *, judged_too: bool = True) -> None:
     folder.mkdir(parents=True)
     lines = [
-        json.dumps({"id": f"c{n}", "messages": [{"role": "user", "content": f"What does roaming cost? ({n})"}], "expect": {"contexts": [CONTEXT], "max_words": 99}})
+        json.dumps({"id": f"c{n}", "messages": [{"role": "user", "content": f"{ANSWER} ({n})"}], "expect": {"contexts": [CONTEXT], "max_words": 99}})
         for n in range(cases)
     ]  # fmt: skip
     (folder / "cases.jsonl").write_text("\n".join(lines))
     metrics = [{"name": "judged", "judge": "j", "by": by, "decides": False}] if judged_too else []
     document = {
         "name": "bench", "version": "1", "dataset": "cases.jsonl",
-        "targets": {"a": {"model": "m"}, "b": {"model": "m", "version": "2"}},
+        "targets": {"a": {"model": "m"}, "b": {"model": "n"}},
         "metrics": [*metrics, {"name": "brief", "check": "length"}],
         "judges": {"j": {"model": "m", "version": "1", "question": "Is the reply polite and to the point?"}},
         "limits": {"promote_when": "not_worse"},

@@ -21,10 +21,10 @@ RUDE = re.compile(r"calm down|not my problem|useless|whatever", re.IGNORECASE)
 
 
 def reply(body: dict[str, Any]) -> str:
-    """What the judge says to one chat request."""
+    """What the judge says to one chat request; where no shape is asked for it is an echo, signed with the model's name."""
     prompt = body["messages"][-1]["content"]
     shape = body.get("response_format", {}).get("json_schema", {}).get("name", "") or _shape_in(body)
-    return json.dumps(_SHAPES[shape](prompt)) if shape in _SHAPES else "I would rather talk about the weather."
+    return json.dumps(_SHAPES[shape](prompt)) if shape in _SHAPES else f"{prompt} ({body['model']})"
 
 
 def _shape_in(body: dict[str, Any]) -> str:

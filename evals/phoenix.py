@@ -1,0 +1,209 @@
+"""Scores and label queues in Arize Phoenix: each answer a span, each score an annotation that says who gave it, people's labels read back.
+
+The only place of this package that knows Phoenix's client. Fails open for scores, and says so; what asks for labels raises, since somebody
+waits for them. Texts are redacted before they leave.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+import numpy as np
+
+from evals.errors import EvalError
+from evals.judges.personal_data import redact
+from evals.report import Report
+from evals.types import Answer, Score
+
+PROJECT = "callgate-evals"
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """One answer that a person is to judge for one metric."""
+
+    metric: str
+    sample_id: str
+    setting: str
+    repeat: int
+
+
+class Phoenix:
+    """`url` is the server, without /v1."""
+
+    def __init__(self, url: str, api_key: str | None = None) -> None:
+        from phoenix.client import Client
+
+        self._client: Any = Client(base_url=url, api_key=api_key)
+
+    def record(self, report: Report, questions: Mapping[str, str], at: datetime) -> str:
+        """The run: answers as spans, scores as annotations (CODE or LLM), the cases as a dataset. Returns where it is."""
+        evidence = report.evidence
+        scores: dict[tuple[str, str, int], list[Score]] = {}
+        for score in evidence.scores:
+            scores.setdefault((score.sample_id, score.setting, score.repeat), []).append(score)
+        exact = {metric.name: metric.exact for metric in evidence.metrics}
+        self._spans(report, evidence.answers, questions, at)
+        annotations = [
+            _annotation(report, answer, score, "CODE" if exact.get(score.metric) else "LLM")
+            for answer in evidence.answers
+            for score in scores.get((answer.sample_id, answer.setting, answer.repeat), [])
+        ]
+        for first in range(0, len(annotations), 500):
+            # Not sync: spans arrive by a queue, and annotations that wait in it for their span are not refused.
+            self._client.spans.log_span_annotations(span_annotations=annotations[first : first + 500], sync=False)
+        self._dataset(report, questions)
+        return f"{len(evidence.answers)} spans, {len(annotations)} annotations in project {PROJECT}"
+
+    def queue(self, report: Report, wanted: Sequence[Wanted], questions: Mapping[str, str], at: datetime) -> str:
+        """Spans of exactly the answers that people are asked to label; annotate them by the metric's name with pass or fail."""
+        keys = {(one.sample_id, one.setting, one.repeat) for one in wanted}
+        answers = [a for a in report.evidence.answers if (a.sample_id, a.setting, a.repeat) in keys]
+        self._spans(report, answers, questions, at, project=queue_project(report))
+        return f"{len(answers)} answers in project {queue_project(report)}"
+
+    def labels(self, report: Report, wanted: Sequence[Wanted]) -> dict[tuple[str, str, str, int], bool]:
+        """What people (annotator kind HUMAN) said of the wanted answers, 'pass' or 'fail'; the last word of each counts.
+
+        Raises EvalError for any other word, since a label that is guessed is worse than none.
+        """
+        project = queue_project(report)
+        by_span = {span_id(report, one.sample_id, one.setting, one.repeat, project): one for one in wanted}
+        if not by_span:
+            return {}
+        found: dict[tuple[str, str, str, int], bool] = {}
+        annotations = self._client.spans.get_span_annotations(span_ids=list(by_span), project_identifier=project)
+        for annotation in sorted(annotations, key=lambda one: str(one.get("updated_at") or "")):
+            one = by_span.get(annotation["span_id"])
+            if (
+                one is None
+                or annotation.get("annotator_kind") != "HUMAN"
+                or annotation["name"] not in {w.metric for w in wanted}
+            ):
+                continue
+            word = str((annotation.get("result") or {}).get("label") or "").strip().lower()
+            if word not in ("pass", "fail"):
+                raise EvalError(f"{one.sample_id}: label {annotation['name']!r} is neither pass nor fail")
+            found[annotation["name"], one.sample_id, one.setting, one.repeat] = word == "pass"
+        return found
+
+    def annotate(self, span: str, score: Score) -> None:
+        """A score on a live span (a sampled call)."""
+        data = {"span_id": span, "name": score.metric, "annotator_kind": "LLM", "result": _result(score), "metadata": {"judge": score.judge}}  # fmt: skip
+        self._client.spans.log_span_annotations(span_annotations=[data], sync=True)
+
+    def _spans(
+        self,
+        report: Report,
+        answers: Sequence[Answer],
+        questions: Mapping[str, str],
+        at: datetime,
+        project: str = PROJECT,
+    ) -> None:
+        spans = [_span(report, answer, questions.get(answer.sample_id, ""), at, project) for answer in answers]
+        for first in range(0, len(spans), 200):
+            try:
+                self._client.spans.log_spans(project_identifier=project, spans=spans[first : first + 200], timeout=30)
+            except Exception as error:
+                # The same run recorded twice: its spans are there already, which is what was wanted.
+                if "duplicate" not in type(error).__name__.lower() and "duplicate" not in str(error).lower():
+                    raise
+
+    def _dataset(self, report: Report, questions: Mapping[str, str]) -> None:
+        evidence = report.evidence
+        name = f"callgate-{evidence.suite}-{evidence.dataset_digest[-12:]}"
+        try:
+            self._client.datasets.get_dataset(dataset=name)
+        except Exception:  # noqa: BLE001 - its client raises one kind for all: not there
+            cases = evidence.cases
+            self._client.datasets.create_dataset(
+                name=name,
+                inputs=[{"question": redact(questions.get(case.id, ""))} for case in cases],
+                metadata=[{"case": case.id, "conversation": case.conversation, "slice": case.slice} for case in cases],
+                timeout=30,
+            )
+
+
+def choose(report: Report, metric: str, labels: int) -> tuple[Wanted, ...]:
+    """Answers to label, at random by conversation and both sides of each pair: the correction assumes a random part of the cases.
+
+    Drawn with the digest of the evidence as seed, so that who draws again draws the same. At least `labels` answers where there are as many.
+    """
+    evidence = report.evidence
+    seed = int(hashlib.sha256(f"{evidence.digest()}/{metric}".encode()).hexdigest()[:16], 16)
+    conversations = sorted({case.conversation for case in evidence.cases if metric in case.metrics})
+    order = np.random.default_rng(seed).permutation(len(conversations))
+    found: list[Wanted] = []
+    for number in order:
+        if len(found) >= labels:
+            break
+        for case in evidence.cases:
+            if case.conversation == conversations[number] and metric in case.metrics:
+                sides = (evidence.candidate.name, evidence.baseline.name)
+                found += [Wanted(metric, case.id, side, repeat) for side in sides for repeat in range(evidence.repeats)]
+    return tuple(found)
+
+
+def needed(report: Report) -> Iterator[tuple[str, int]]:
+    """Metrics whose judge is not trusted yet, and how many labels would decide that."""
+    for comparison in report.comparisons:
+        more = comparison.trust.labels_needed
+        if not comparison.trust.may_decide and more:
+            yield comparison.metric, more
+
+
+def queue_project(report: Report) -> str:
+    return f"callgate-labels-{report.digest.rpartition(':')[2][:12]}"
+
+
+def span_id(report: Report, sample: str, setting: str, repeat: int, project: str = PROJECT) -> str:
+    """Of one answer of one run in one project: the same whenever it is asked for."""
+    return hashlib.sha256(f"{project}/{report.evidence_digest}/{sample}/{setting}/{repeat}".encode()).hexdigest()[:16]
+
+
+def _span(report: Report, answer: Answer, question: str, at: datetime, project: str) -> dict[str, Any]:
+    text = answer.error or ("(blocked by policy)" if answer.blocked else redact(answer.text))
+    span = span_id(report, answer.sample_id, answer.setting, answer.repeat, project)
+    trace = hashlib.sha256(f"trace/{span}".encode()).hexdigest()[:32]
+    return {
+        "name": f"{answer.setting}: {answer.sample_id}",
+        "context": {"trace_id": trace, "span_id": span},
+        "span_kind": "LLM",
+        "parent_id": None,
+        "start_time": at.isoformat(),
+        "end_time": (at + timedelta(milliseconds=answer.latency_ms)).isoformat(),
+        "status_code": "ERROR" if answer.error else "OK",
+        "status_message": answer.error or "",
+        "attributes": {
+            "input.value": redact(question),
+            "output.value": text,
+            "callgate.suite": report.evidence.suite,
+            "callgate.setting": answer.setting,
+            "callgate.report": report.digest,
+            "llm.token_count.prompt": answer.prompt_tokens,
+            "llm.token_count.completion": answer.completion_tokens,
+        },
+        "events": [],
+    }
+
+
+def _annotation(report: Report, answer: Answer, score: Score, kind: str) -> dict[str, Any]:
+    span = span_id(report, answer.sample_id, answer.setting, answer.repeat)
+    return {
+        "span_id": span,
+        "name": score.metric,
+        "annotator_kind": kind,
+        "result": _result(score),
+        "metadata": {"judge": score.judge},
+    }
+
+
+def _result(score: Score) -> dict[str, Any]:
+    """A score that could not be had is the label 'not scored' and no number."""
+    if score.value is None:
+        return {"label": "not scored", "explanation": score.reason}
+    return {"score": score.value, "label": "pass" if score.value >= 0.5 else "fail", "explanation": score.reason}
