@@ -6,6 +6,7 @@ A door only: it reads arguments and prints results. Exit codes: 0 ok, 1 a replay
 from __future__ import annotations
 
 import json
+import math
 import time
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -133,6 +134,50 @@ def drift(
     raise typer.Exit(1 if found.alarms else 0)
 
 
+@app.command(epilog="Example: callgate fraud backfill --data history/ --redis redis://127.0.0.1:6379/0")
+def backfill(
+    redis: Annotated[
+        str, typer.Option(help="Redis URL; with ?cluster=1 a node of a cluster.")
+    ] = "redis://127.0.0.1:6379/0",
+    data: Annotated[Path | None, typer.Option(help="Folder of fraud_tx_*.parquet.")] = None,
+    log: Annotated[
+        Path | None,
+        typer.Option(help="Or a decision log: builds again what the store had.", exists=True, file_okay=False),
+    ] = None,
+    as_json: _JSON = False,
+) -> None:
+    """Fill the feature store from history, or build it again from the log, while the service runs or not. Twice is harmless."""
+    import asyncio
+
+    from rich.progress import Progress
+
+    from serving.fraud.backfill import Filled
+    from serving.fraud.backfill import backfill as from_table
+    from serving.fraud.backfill import rebuild as from_log
+    from serving.fraud.dataset import InvalidData, read_folder
+    from serving.fraud.settings import FraudSettings
+    from serving.fraud.store import StoreUnavailable, open_redis
+
+    if (data is None) == (log is None):
+        _stop("give either --data or --log")
+
+    async def fill(bar: Progress) -> Filled:
+        task = bar.add_task("customers and terminals", total=None)
+        async with open_redis(redis, FraudSettings()) as store:
+
+            def show(done: int, total: int) -> None:
+                bar.update(task, completed=done, total=total)
+
+            return await (from_log(log, store, show) if log else from_table(read_folder(data or Path()), store, show))
+
+    try:
+        with Progress(disable=as_json) as bar:
+            filled = asyncio.run(fill(bar))
+    except (InvalidData, StoreUnavailable) as error:
+        _stop(str(error))
+    _show({"events": filled.events, "records": filled.records}, as_json)
+
+
 @app.command(epilog="Example: callgate fraud renew --data history/ --champion current --out next --log .callgate/fraud")
 def renew(
     data: Annotated[Path, typer.Option(help="Folder of fraud_tx_*.parquet up to now, with the labels known now.")],
@@ -223,10 +268,19 @@ def serve(
 
 def _show(result: dict[str, Any], as_json: bool) -> None:
     if as_json:
-        typer.echo(json.dumps(result))
+        typer.echo(json.dumps(_plain(result)))
     else:
         for name, value in result.items():
             typer.echo(f"{name:<14} {value}")
+
+
+def _plain(value: Any) -> Any:
+    """The same with None for NaN, which JSON has not."""
+    if isinstance(value, dict):
+        return {name: _plain(one) for name, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(one) for one in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def _stop(message: str) -> NoReturn:

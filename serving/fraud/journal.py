@@ -149,11 +149,20 @@ class Journal:
 
 def read_journal(directory: Path) -> Iterator[bytes]:
     """Every whole entry, segment by segment in the order of their start; what follows a torn frame is skipped."""
-    for path in sorted(directory.glob("*.log")):
-        with path.open("rb") as segment:
-            while len(head := segment.read(_FRAME.size)) == _FRAME.size:
-                length, checksum = _FRAME.unpack(head)
-                entry = segment.read(length) if length <= _LARGEST_ENTRY else b""
-                if len(entry) != length or zlib.crc32(entry) != checksum:
-                    break
-                yield entry
+    for path in segments_of(directory):
+        yield from read_segment(path)
+
+
+def segments_of(directory: Path) -> list[Path]:
+    """The log's files, in the order of their start."""
+    return sorted(directory.glob("*.log"))
+
+
+def read_segment(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as segment:
+        while len(head := segment.read(_FRAME.size)) == _FRAME.size:
+            length, checksum = _FRAME.unpack(head)
+            entry = segment.read(length) if length <= _LARGEST_ENTRY else b""
+            if len(entry) != length or zlib.crc32(entry) != checksum:
+                break
+            yield entry

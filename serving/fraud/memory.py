@@ -57,4 +57,5 @@ class MemoryStore:
             del record[: max(0, len(record) - KEPT_EVENTS * EVENT.size)]
 
     async def load(self, records: Sequence[tuple[Entity, bytes]]) -> None:
-        self._records.update((entity, bytearray(record)) for entity, record in records)
+        for entity, record in records:
+            self._records[entity] = bytearray(record) + self._records.get(entity, bytearray())

@@ -47,7 +47,7 @@ Clock = Callable[[], float]
 _AT_ONCE = 64  # of a batch; more only wait for each other
 _RETRY_S = 1.0
 _GATHER_S = 0.02  # decisions of this long are filed together, behind their answers
-_REMEMBERED = 10_000  # decisions this process knows by heart: repeats and labels while the store is away
+REMEMBERED = 10_000  # decisions this process knows by heart: repeats and labels while the store is away
 _MOST_WAITING = 200_000  # events kept in memory for a store that is away; all are on disk in any case
 
 
@@ -237,7 +237,7 @@ class FraudScorer:
     async def _record(self, filed: Filed, cents: int, row: list[float]) -> None:
         await self._journal.append(encode(Decided(filed=filed, cents=cents, features=pack_features(row))))
         self._recent[filed.transaction.transaction_id] = filed
-        if len(self._recent) > _REMEMBERED:
+        if len(self._recent) > REMEMBERED:
             del self._recent[next(iter(self._recent))]
 
     async def _degrade(self, transaction: Transaction, cents: int) -> Decision:
@@ -364,6 +364,10 @@ class FraudScorer:
                 await self._apply(label, filed)
             await self._waiting_log.append(encode(Applied(transaction_id=f"label:{transaction_id}")))
             self._waiting_labels.pop(transaction_id, None)
+
+    def remember(self, filed: Sequence[Filed]) -> None:
+        """Knows decisions of an earlier process by heart."""
+        self._recent |= {one.transaction.transaction_id: one for one in filed}
 
     def resume(self, entries: Sequence[bytes]) -> None:
         """Takes up what an earlier process had set aside and not applied."""

@@ -60,10 +60,10 @@ class FeatureStore(Protocol):
         """Bounds histories to the latest events and renews how long they are kept."""
 
     async def load(self, records: Sequence[tuple[Entity, bytes]]) -> None:
-        """Replaces whole histories: a backfill."""
+        """Puts histories before what is there already: a backfill."""
 
 
-# Both scripts touch KEYS[1] only. Events are 20 bytes: time, cents, label (u32), transaction (u64).
+# All scripts touch KEYS[1] only. Events are 20 bytes: time, cents, label (u32), transaction (u64).
 _MARK = """
 local record = redis.call('GET', KEYS[1])
 if not record then return 0 end
@@ -84,6 +84,12 @@ if length > keep then
 end
 redis.call('EXPIRE', KEYS[1], ARGV[2])
 return length
+"""
+
+
+_LOAD = """
+redis.call('SET', KEYS[1], ARGV[1] .. (redis.call('GET', KEYS[1]) or ''), 'EX', ARGV[2])
+return 1
 """
 
 
@@ -146,7 +152,7 @@ class RedisStore:
 
     async def load(self, records: Sequence[tuple[Entity, bytes]]) -> None:
         if records:
-            await self._run([("SET", self._key(entity), record, "EX", self._ttl_s) for entity, record in records])
+            await self._run([("EVAL", _LOAD, 1, self._key(entity), record, self._ttl_s) for entity, record in records])
 
     async def _run(self, commands: Sequence[Command]) -> list[Any]:
         try:

