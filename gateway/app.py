@@ -25,6 +25,7 @@ from gateway.cache import Cache
 from gateway.docs import describe
 from gateway.errors import CallgateError, NotFound, Overloaded, WrongMethod
 from gateway.fleet import Probe
+from gateway.guard_model import GuardModel
 from gateway.limits import Limiter
 from gateway.metrics import CONTENT_TYPE, Metrics
 from gateway.pipeline import Pipeline
@@ -94,10 +95,14 @@ async def _lifespan(
         limiter = Limiter(store, settings.redis.when_down)
         stack.push_async_callback(limiter.aclose)
         embedder = await build_embedder(settings, stack)
-        steps, life = await build_steps(settings, store, metrics, embedder.embed if embedder else None, stack)
+        guard_model = GuardModel(settings.guard_model)
+        steps, life = await build_steps(
+            settings, store, metrics, embedder.embed if embedder else None, guard_model, stack
+        )
         http, hosted = _backends(routes, settings.routing.max_connections, stack)
         rng = random.Random()  # noqa: S311 (weights and jitter, not secrets)
         router = Router(routes, http, hosted, rng=rng, retry_share=settings.routing.retry_share)
+        guard_model.router = router
         stack.push_async_callback(router.shadow.aclose)
         stack.push_async_callback(router.fleet.aclose)
         router.fleet.watch(http.health, settings.routing.health_interval_s)

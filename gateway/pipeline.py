@@ -7,6 +7,7 @@ not know HTTP (gateway/asgi.py), vendors, or how a step does its work (gateway/s
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AbstractContextManager, aclosing
@@ -184,8 +185,44 @@ class Pipeline:
         return Meter(self._limiter, grant, request, prompt)
 
     def call(self, route: Route, request: ChatRequest) -> AsyncGenerator[Chunk]:
-        """The model's answer, or the refusal that a rail gave in its stead."""
-        return self._router.call(route, request) if request.refusal is None else refusal(request)
+        """The model's answer, or the refusal that a rail gave in its stead. While input rails still run, the model is asked and held."""
+        if request.refusal is not None:
+            return refusal(request)
+        if request.pending is not None:
+            return self._speculate(route, request, request.pending)
+        return self._router.call(route, request)
+
+    async def _speculate(self, route: Route, request: ChatRequest, rails: asyncio.Task[None]) -> AsyncGenerator[Chunk]:
+        """The answer to what was asked while input rails ran: theirs is the first word. Raises: what they raise."""
+        async with aclosing(self._router.call(route, request)) as chunks:
+            if first := await first_when_allowed(request, rails, chunks):
+                yield first
+            if (overruled := overruled_by_rails(request)) == "no":
+                async for chunk in chunks:
+                    yield chunk
+                return
+        again = refusal(request) if overruled == "refused" else self._router.call(route, request)
+        async with aclosing(again) as chunks:
+            async for chunk in chunks:
+                yield chunk
+
+
+async def first_when_allowed(
+    request: ChatRequest, rails: asyncio.Task[None], chunks: AsyncGenerator[Chunk]
+) -> Chunk | None:
+    """The first piece of an answer, held until the input rails have passed. Raises: what they raise."""
+    first = asyncio.ensure_future(anext(chunks, None))
+    try:
+        await rails
+        return await first if overruled_by_rails(request) == "no" else None
+    finally:
+        first.cancel()
+        await asyncio.gather(first, return_exceptions=True)
+
+
+def overruled_by_rails(request: ChatRequest) -> Literal["no", "refused", "rewritten"]:
+    """What became of a speculative call, now that its input rails have ruled."""
+    return "refused" if request.refusal is not None else "rewritten" if request.rewritten else "no"
 
 
 async def refusal(request: ChatRequest) -> AsyncGenerator[Chunk]:

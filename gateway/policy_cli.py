@@ -135,7 +135,7 @@ async def _planned(at: Session, new: Path, name: str, most: int, by: str, limits
     from gateway.steps.versions import read_version
 
     key = policy_key(at.settings, new, name)
-    version = read_version(new)
+    version = read_version(new, at.settings.policy_store.actions_dir)
     base = await at.running(key)
     recordings = at.recordings().of_version(base["name"], base["digest"], most)
     async with Rehearsal(at.settings) as rehearsal:
@@ -184,7 +184,12 @@ def apply(
 
     with open_session(config) as at:
         if Path(new).is_dir():
-            key, digest = told(lambda: (policy_key(at.settings, Path(new), name), read_version(Path(new)).digest))
+            key, digest = told(
+                lambda: (
+                    policy_key(at.settings, Path(new), name),
+                    read_version(Path(new), at.settings.policy_store.actions_dir).digest,
+                )
+            )
         else:
             row = at.database.version(new)
             if row is None:

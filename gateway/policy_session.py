@@ -62,7 +62,9 @@ class Session:
         from gateway.steps.versions import read_version
 
         if self.settings.policy_store.follow == "files":
-            row = read_version(self.settings.policies[name]).row(time.time(), "files")
+            row = read_version(self.settings.policies[name], self.settings.policy_store.actions_dir).row(
+                time.time(), "files"
+            )
             self.database.add_version(row)
             return row
         store = RedisStore(redis_url(self.settings), self.settings.redis.timeout_s)
@@ -84,7 +86,7 @@ class Session:
 
         directory = self.directory(side)
         if directory.is_dir():
-            version = told(lambda: read_version(directory))
+            version = told(lambda: read_version(directory, self.settings.policy_store.actions_dir))
             return version.files, version.parts
         row = self.database.version(side)
         if row is None:

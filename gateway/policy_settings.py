@@ -47,6 +47,14 @@ class PolicyStoreSettings(_Strict):
     actions_dir: Path | None = None
 
 
+class GuardModelSettings(_Strict):
+    """Which of the models here the rails ask that ask one (empty: none may), and what they may spend in one worker."""
+
+    model: str = ""
+    tokens_per_minute: Annotated[int, Field(ge=1)] = 100_000
+    timeout_s: Annotated[float, Field(gt=0, le=60)] = 10.0
+
+
 class RecorderSettings(_Strict):
     """Sealed recordings of models that set ``record``. Keys: ``id:base64`` of 32 bytes each, the first seals, all of them open.
 

@@ -30,6 +30,7 @@ FIXED = (
     "routing",
     "policy_store",
     "recorder",
+    "guard_model",
 )
 
 

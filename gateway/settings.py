@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from gateway.policy_settings import PolicyStoreSettings, RecorderSettings
+from gateway.policy_settings import GuardModelSettings, PolicyStoreSettings, RecorderSettings
 from gateway.yaml_text import Place, expand, line_at, put, read_mapping
 from gateway.yaml_text import SettingsError as SettingsError  # noqa: PLC0414 (the error of this module, to whoever loads settings)
 
@@ -209,6 +209,7 @@ class Settings(_Strict):
     embedding: EmbeddingSettings = EmbeddingSettings()
     policy_store: PolicyStoreSettings = PolicyStoreSettings()
     recorder: RecorderSettings = RecorderSettings()
+    guard_model: GuardModelSettings = GuardModelSettings()
     telemetry: TelemetrySettings = TelemetrySettings()
     fraud: FraudSection = FraudSection()
     state_dir: Path = Path(".callgate")
@@ -229,6 +230,8 @@ class Settings(_Strict):
             for reason, others in model.fallbacks:
                 if strange := [other for other in others if other not in names or other == model.name]:
                     raise ValueError(f"model '{model.name}': fallbacks.{reason}: '{strange[0]}' is no other model here")
+        if self.guard_model.model and self.guard_model.model not in names:
+            raise ValueError(f"guard_model: there is no model '{self.guard_model.model}' under models")
         named: dict[str, DeploymentSettings] = {}
         for deployment in (d for model in self.models for d in model.deployments):
             if named.setdefault(deployment.name, deployment) != deployment:
@@ -398,6 +401,11 @@ def _absolute(settings: Settings, root: Path) -> Settings:
             "policies": {name: root / path for name, path in settings.policies.items()},
             "knowledge": {name: root / path for name, path in settings.knowledge.items()},
             "state_dir": root / settings.state_dir,
+            "policy_store": _actions_under(settings.policy_store, root),
             "key_secret_file": root / settings.key_secret_file if settings.key_secret_file else None,
         }
     )
+
+
+def _actions_under(wanted: PolicyStoreSettings, root: Path) -> PolicyStoreSettings:
+    return wanted.model_copy(update={"actions_dir": root / wanted.actions_dir}) if wanted.actions_dir else wanted

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -215,6 +216,7 @@ class ChatRequest:
     ``keep_masked``: tokens stay in the answer (gateway/steps/risk.py).
     ``refusal`` is set when a rail answers in the model's stead: no upstream call is then made.
     ``guard`` is the policy at work on this request, pinned once (gateway/policies.py): a swap meanwhile does not touch it.
+    ``pending``: input rails that still run while the model is already being asked (a policy's ``speculative``).
     ``sources`` are the passages that the answer may cite: ``[{"n", "id", "title", "source"}]``.
     """
 
@@ -229,4 +231,6 @@ class ChatRequest:
     refusal: str | None = None
     keep_masked: bool = False
     guard: Any = field(default=None, repr=False)
+    pending: asyncio.Task[None] | None = None
+    rewritten: bool = False
     sources: list[Json] = field(default_factory=list)

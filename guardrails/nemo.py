@@ -21,12 +21,16 @@ from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import numpy as np
+import yaml
 from numpy.typing import NDArray
 
+from guardrails.actions import load_actions
+from guardrails.asked import Ask, AskedModel, WouldGenerate, asks_a_model, let_it_speak
 from guardrails.detectors.topic import TopicDetector, TopicHead
 from guardrails.policy import NEMO_SUFFIXES, NOT_NEMOS, Policy, PolicyError, RailSettings
 
 Embed = Callable[[Sequence[str]], Awaitable[NDArray[np.float32]]]
+TOPICAL = "dialog flows"  # the flow name that stands for a configuration's own dialog flows
 
 
 @dataclass(slots=True)
@@ -53,7 +57,7 @@ class NemoRail:
     """One flow of a configuration, ready to check texts. ``engine``: iorails, or colang."""
 
     def __init__(
-        self, engine_name: Literal["iorails", "colang"], engine: Any, rail_type: Any, settings: RailSettings
+        self, engine_name: Literal["iorails", "colang", "llm"], engine: Any, rail_type: Any, settings: RailSettings
     ) -> None:
         self.engine = engine_name
         self._engine = engine
@@ -75,7 +79,39 @@ class NemoRail:
             await self._engine.stop()
 
 
-def build_rails(policy: Policy, embed: Embed | None) -> dict[str, NemoRail]:
+class TopicalRail:
+    """The dialog flows of a configuration as a check: what they would answer themselves is a block, what they leave to the model passes."""
+
+    engine: Literal["colang"] = "colang"
+
+    def __init__(self, runtime: Any) -> None:
+        self._runtime = runtime
+
+    async def check(self, messages: Sequence[Mapping[str, str]]) -> Check:
+        """Raises: whatever NeMo raises."""
+        stages = {"rails": {"input": False, "output": False, "retrieval": False, "dialog": True}}
+        last = [dict(message) for message in messages[-1:]]
+        try:
+            result = await self._runtime.generate_async(messages=last, options=stages)
+        except Exception as error:
+            if _has_cause(error, WouldGenerate):
+                return Check("passed", "")
+            raise
+        return Check("blocked", str(result.response[-1]["content"]))
+
+    async def aclose(self) -> None:
+        """Nothing to end."""
+
+
+def _has_cause(error: BaseException | None, kind: type[Exception]) -> bool:
+    while error is not None:
+        if isinstance(error, kind):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def build_rails(policy: Policy, embed: Embed | None, ask: Ask | None = None) -> dict[str, NemoRail | TopicalRail]:
     """A runtime for every rail that is not off. Blocking: run it in a thread, beside the event loop that ``embed`` belongs to.
 
     Raises: PolicyError for a configuration that NeMo refuses, or a flow that it does not have.
@@ -87,7 +123,7 @@ def build_rails(policy: Policy, embed: Embed | None) -> dict[str, NemoRail]:
         shown = Path(scratch) / "config"
         shutil.copytree(policy.directory, shown, ignore=_not_nemos)
         return {
-            name: _build(policy, shown, name, rail, embed)
+            name: _build(policy, shown, name, rail, embed, ask)
             for name, rail in policy.rails.items()
             if rail.mode != "off" and rail.flow is not None
         }
@@ -111,7 +147,9 @@ def _not_nemos(_: str, names: list[str]) -> list[str]:
     ]
 
 
-def _build(policy: Policy, shown: Path, name: str, rail: RailSettings, embed: Embed | None) -> NemoRail:
+def _build(
+    policy: Policy, shown: Path, name: str, rail: RailSettings, embed: Embed | None, ask: Ask | None
+) -> NemoRail | TopicalRail:
     from nemoguardrails import LLMRails, RailsConfig
     from nemoguardrails.rails.llm.options import RailType
 
@@ -120,6 +158,11 @@ def _build(policy: Policy, shown: Path, name: str, rail: RailSettings, embed: Em
         config = RailsConfig.from_path(str(shown))
     except Exception as error:  # noqa: BLE001 - NeMo's parsers raise many kinds; all mean that the configuration cannot be used
         raise _refused(policy.directory, error) from None
+    if config.colang_version != "1.0" or _raw_version(shown) != "1.0":
+        hint = "NeMo's checks have no stages for Colang 2.x; write input and output rails in Colang 1.0"
+        raise PolicyError(config_file, None, "colang_version", "2.x cannot be run as a check", hint)
+    if rail.flow == TOPICAL:
+        return _topical(policy, config, embed, name)
     declared = getattr(config.rails, rail.stage).flows
     if rail.flow not in declared:
         hint = f"rails.{rail.stage}.flows has: {', '.join(declared) or 'none'}"
@@ -135,17 +178,49 @@ def _build(policy: Policy, shown: Path, name: str, rail: RailSettings, embed: Em
         if section is not None and hasattr(section, "flows"):
             section.flows = [rail.flow] if stage == rail.stage else []
     rail_type = RailType.INPUT if rail.stage == "input" else RailType.OUTPUT
-    engine = _fast_engine(config)
+    asking = asks_a_model(str(rail.flow))
+    if asking and ask is None:
+        hint = "set guard_model.model to a model of this gateway"
+        raise PolicyError(
+            policy.directory / "policy.yaml", None, f"rails.{name}.flow", f"'{rail.flow}' asks a model", hint
+        )
+    config.models = []  # no rail reaches for a vendor by itself; those that ask a model ask ours
+    engine = None if asking else _fast_engine(config)
     if engine is not None:
         return NemoRail("iorails", engine, rail_type, rail)
     _use_our_embeddings(config, embed)
     try:
-        runtime = LLMRails(config)
+        runtime = LLMRails(config, llm=AskedModel(ask)) if ask is not None else LLMRails(config)
     except Exception as error:  # noqa: BLE001 - as above
         raise _refused(config_file, error) from None
-    for action_name, action in _actions(embed).items():
+    for action_name, action in (_actions(embed) | load_actions(dict(policy.actions))).items():
         runtime.register_action(action, action_name)
-    return NemoRail("colang", runtime, rail_type, rail)
+    return NemoRail("llm" if asking else "colang", runtime, rail_type, rail)
+
+
+def _topical(policy: Policy, config: Any, embed: Embed | None, name: str) -> TopicalRail:
+    """The configuration's dialog flows, which find what was meant by sentence vectors. Raises: PolicyError where only a model could."""
+    from nemoguardrails import LLMRails
+
+    if not config.rails.dialog.user_messages.embeddings_only:
+        hint = "set rails.dialog.user_messages.embeddings_only: true in config.yml, or use a self-check"
+        message = "its flows find what was meant by asking a model"
+        raise PolicyError(policy.directory / "policy.yaml", None, f"rails.{name}.flow", message, hint)
+    config.models = []
+    _use_our_embeddings(config, embed)
+    try:
+        runtime = LLMRails(config, llm=AskedModel(let_it_speak))
+    except Exception as error:  # noqa: BLE001 - as above
+        raise _refused(policy.directory / "config.yml", error) from None
+    for action_name, action in (_actions(embed) | load_actions(dict(policy.actions))).items():
+        runtime.register_action(action, action_name)
+    return TopicalRail(runtime)
+
+
+def _raw_version(shown: Path) -> str:
+    """The Colang version that config.yml names; NeMo 0.24 forgets it where it merges files."""
+    data = yaml.safe_load((shown / "config.yml").read_text(encoding="utf-8"))
+    return str(data.get("colang_version", "1.0")) if isinstance(data, dict) else "1.0"
 
 
 def _fast_engine(config: Any) -> Any:
@@ -176,7 +251,7 @@ def _colang_fault(file: Path) -> tuple[Path, int | None] | None:
     return None
 
 
-def _actions(embed: Embed | None) -> dict[str, Callable[..., Awaitable[bool]]]:
+def _actions(embed: Embed | None) -> dict[str, Callable[..., Any]]:
     """The actions that a policy's flows may execute. Each answers whether to go on, and leaves its score beside."""
     detector = TopicDetector(embed, TopicHead.load()) if embed is not None else None
 

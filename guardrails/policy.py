@@ -87,6 +87,7 @@ class PolicyFile(_Strict):
     """policy.yaml. ``redaction`` is checked by whoever redacts. ``budget_ms``: what all rails of a stage may take together.
 
     ``risk``: what is done at which fraud risk of the caller (guardrails/risk.py).
+    ``speculative``: the model is called while the input rails run; nothing of its answer leaves before they pass, a block hangs up on it.
     ``actions``: Python that its flows execute, by name, from the image's trusted folder (guardrails/actions.py).
     """
 
@@ -96,6 +97,7 @@ class PolicyFile(_Strict):
     rails: dict[Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")], RailSettings]
     output: OutputSettings = OutputSettings()
     budget_ms: Annotated[int, Field(ge=1, le=60_000)] | None = None
+    speculative: bool = False
     redaction: dict[str, Any] = Field(default_factory=dict)
     actions: tuple[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,62}$")], ...] = ()
     risk: RiskSettings | None = None
@@ -120,6 +122,7 @@ class Policy:
     budget_ms: int | None = None
     actions: Mapping[str, Path] = field(default_factory=dict)
     risk: RiskSettings | None = None
+    speculative: bool = False
 
 
 def load_policy(directory: Path, actions: Path | None = None) -> Policy:
@@ -172,6 +175,7 @@ def load_policy(directory: Path, actions: Path | None = None) -> Policy:
         policy.budget_ms,
         trusted,
         policy.risk,
+        policy.speculative,
     )
 
 

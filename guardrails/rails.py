@@ -11,8 +11,9 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, get_args
 
+from guardrails.asked import Ask
 from guardrails.direct import DirectRail, build_direct
-from guardrails.nemo import Check, Embed, NemoRail, build_rails
+from guardrails.nemo import Check, Embed, NemoRail, TopicalRail, build_rails
 from guardrails.policy import Policy, RailSettings
 from guardrails.verdict import Outcome, Ruling, Stage, Verdict
 
@@ -21,8 +22,9 @@ _COST = {
     "direct": "our detector, called directly",
     "iorails": "0.1 ms CPU a check (catalogue rail)",
     "colang": "6 ms CPU a check (Colang flow)",
+    "llm": "asks the guard model: its time and tokens",
 }
-_RANK = {"iorails": 0, "direct": 1, "colang": 2}  # cheap before dear
+_RANK = {"iorails": 0, "direct": 1, "colang": 2, "llm": 3}  # cheap before dear
 _CHEAP = 0  # ranks up to this run one after another, without a task of their own
 
 
@@ -30,6 +32,7 @@ class Rails:
     """The rails of one policy. ``start`` builds them, ``aclose`` ends them; ``clock`` counts seconds.
 
     ``timed`` False: deadlines and budget do not hold, for replays, where a slow machine must not change a verdict.
+    ``ask``: who answers rails that ask a model; without one a policy that has such rails is refused.
     """
 
     def __init__(
@@ -39,12 +42,14 @@ class Rails:
         clock: Callable[[], float] = time.perf_counter,
         *,
         timed: bool = True,
+        ask: Ask | None = None,
     ) -> None:
         self.policy = policy
         self._embed = embed
         self._clock = clock
         self._timed = timed
-        self._built: dict[str, NemoRail | DirectRail] = {}
+        self._ask = ask
+        self._built: dict[str, NemoRail | TopicalRail | DirectRail] = {}
         self._named: dict[Stage, list[str]] = {}  # every rail of a stage, in the policy's order
         self._order: dict[Stage, list[str]] = {}  # those that run, cheap before dear
         self._first_dear: dict[Stage, int] = {}
@@ -53,7 +58,7 @@ class Rails:
         """Builds NeMo in a thread. Raises: PolicyError."""
         embed = _bound(self._embed) if self._embed is not None else None
         flows = any(rail.flow is not None and rail.mode != "off" for rail in self.policy.rails.values())
-        nemo = await asyncio.to_thread(build_rails, self.policy, embed) if flows else {}
+        nemo = await asyncio.to_thread(build_rails, self.policy, embed, self._ask) if flows else {}
         self._built = {**nemo, **build_direct(self.policy, self._embed)}
         for stage in get_args(Stage):
             named = self._named[stage] = [name for name, rail in self.policy.rails.items() if rail.stage == stage]

@@ -6,11 +6,13 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gateway import settings as configuration
+from gateway.guard_model import GuardModel
 from gateway.metrics import Metrics
 from gateway.settings import Settings, SettingsError
 from gateway.stores import RedisStore
@@ -46,7 +48,12 @@ async def build_embedder(settings: Settings, stack: AsyncExitStack) -> Embedding
 
 
 async def build_steps(
-    settings: Settings, store: RedisStore, metrics: Metrics, embed: Embed | None, stack: AsyncExitStack
+    settings: Settings,
+    store: RedisStore,
+    metrics: Metrics,
+    embed: Embed | None,
+    guard_model: GuardModel,
+    stack: AsyncExitStack,
 ) -> tuple[GuardedSteps | NoSteps, PolicyLife | None]:
     """The steps of all routes. Without a policy or knowledge base anywhere, neither package is imported: start-up is seconds shorter."""
     policies = sorted({model.policy for model in settings.models if model.policy})
@@ -58,12 +65,13 @@ async def build_steps(
     from gateway.steps.guarded import GuardedSteps
     from gateway.steps.versions import read_version, unpack
 
+    actions = settings.policy_store.actions_dir
     life = PolicyLife(
         settings,
         store,
-        read=read_version,
-        build=GuardBuilder(embed).build,
-        unpack=unpack,
+        read=partial(read_version, actions=actions),
+        build=GuardBuilder(embed, ask=guard_model.ask if settings.guard_model.model else None, actions=actions).build,
+        unpack=partial(unpack, actions=actions),
         swapped=metrics.policy_swapped,
     )
     stack.push_async_callback(life.aclose)
@@ -108,10 +116,14 @@ def engine_of() -> str:
 async def check_policies(settings: Settings, names: Sequence[str]) -> list[dict[str, Any]]:
     """Builds the named policies as a gateway would, and says what each is. Raises: SettingsError."""
     from gateway.steps.guard import GuardBuilder
+    from guardrails.asked import ask_nobody
 
     async with AsyncExitStack() as stack:
         embedder = await build_embedder(settings, stack)
-        builder = GuardBuilder(embedder.embed if embedder else None)
+        asked = ask_nobody if settings.guard_model.model else None
+        builder = GuardBuilder(
+            embedder.embed if embedder else None, ask=asked, actions=settings.policy_store.actions_dir
+        )
         described = []
         for name in names:
             guard = await builder.build(settings.policies[name])

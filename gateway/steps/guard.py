@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from gateway.settings import SettingsError
+from guardrails.asked import Ask
 from guardrails.nemo import Embed
 from guardrails.policy import Policy, PolicyError, load_policy
 from guardrails.rails import Rails
@@ -28,18 +29,22 @@ class _Shared:
 class GuardBuilder:
     """Builds guards, and shares between them what is alike. ``timed`` False: for replays, where deadlines must not change a verdict."""
 
-    def __init__(self, embed: Embed | None, *, timed: bool = True) -> None:
+    def __init__(
+        self, embed: Embed | None, *, timed: bool = True, ask: Ask | None = None, actions: Path | None = None
+    ) -> None:
         self._embed = embed
         self._timed = timed
+        self._ask = ask
+        self._actions = actions
         self._shared: dict[str, _Shared] = {}
 
     async def build(self, directory: Path) -> Guard:
         """A policy, loaded and ready. Raises: SettingsError with the policy's file, line and key."""
         file = directory / "policy.yaml"
         try:
-            policy = await asyncio.to_thread(load_policy, directory)
+            policy = await asyncio.to_thread(load_policy, directory, self._actions)
             wanted = RedactionSettings.model_validate(policy.redaction)
-            rails = Rails(policy, self._embed, timed=self._timed)
+            rails = Rails(policy, self._embed, timed=self._timed, ask=self._ask)
             shared, _ = await asyncio.gather(self._redactor(policy.redaction_digest, wanted), rails.start())
         except PolicyError as error:
             message = f"{error.message}; {error.hint}" if error.hint else error.message

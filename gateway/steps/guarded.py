@@ -7,6 +7,7 @@ otherwise.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import contextmanager
@@ -48,7 +49,12 @@ class GuardedSteps:
                 record.policy, record.policy_digest = guard.policy.name, guard.policy.digest
                 if route.record_share:
                     record.recording = Recording(route.record_share)
-            yield
+            try:
+                yield
+            finally:
+                if request.pending is not None:
+                    request.pending.cancel()
+                    request.pending.add_done_callback(_heard)
 
     async def redact(self, route: Route, request: ChatRequest) -> None:  # noqa: ARG002
         """Replaces personal data by tokens in every text of the request. Raises: BadRequest, ContentBlocked, RailUnavailable."""
@@ -83,11 +89,20 @@ class GuardedSteps:
         if self._record_texts:
             record.input = [dict(message) for message in conversation(request)]
 
-    async def check_input(self, route: Route, request: ChatRequest) -> None:  # noqa: ARG002
-        """Raises: ContentBlocked, RailUnavailable. Sets ``request.refusal`` when the policy answers politely itself."""
+    async def check_input(self, route: Route, request: ChatRequest) -> None:
+        """Raises: ContentBlocked, RailUnavailable. Sets ``request.refusal`` when the policy answers politely itself.
+
+        Where the policy is speculative it only begins, as ``request.pending``. Routes with a cache wait: a stored answer comes at once.
+        """
         guard: Guard | None = request.guard
         if guard is None:
             return
+        if guard.policy.speculative and not route.cache_ttl_s:
+            request.pending = asyncio.create_task(self._check_input(guard, request))
+            return
+        await self._check_input(guard, request)
+
+    async def _check_input(self, guard: Guard, request: ChatRequest) -> None:
         messages = conversation(request)
         if guard.policy.risk is not None:
             await apply_risk(guard.policy.risk, self.risk, request)
@@ -105,6 +120,7 @@ class GuardedSteps:
                 if slot.role == "user" and slot.key in ("content", "text", "prompt")
             ]
             slots[-1].write(ruling.text)
+            request.rewritten = True
 
     async def ground(self, route: Route, request: ChatRequest) -> None:
         """Puts passages of the route's knowledge base before the conversation, for its last question."""
@@ -158,6 +174,12 @@ class GuardedSteps:
     def restore(self, route: Route, request: ChatRequest, reply: AsyncGenerator[Chunk]) -> AsyncGenerator[Chunk]:
         """The answer with the caller's own values back in place of tokens."""
         return reply if route.policy is None or request.keep_masked else restored(request, reply)
+
+
+def _heard(task: asyncio.Task[None]) -> None:
+    """Takes what a task raised that nobody waits for any more: the request has ended otherwise."""
+    if not task.cancelled():
+        task.exception()
 
 
 def _stop(ruling: Ruling, request: ChatRequest) -> None:

@@ -19,6 +19,7 @@ from gateway.steps.cases import read_cases, run_case
 from gateway.steps.guard import Guard, GuardBuilder
 from gateway.steps.replay import replay
 from gateway.steps.versions import read_version, unpack
+from guardrails.asked import ask_nobody
 
 AT_ONCE = 32  # replays in flight: enough to fill the encoder's batches
 Json = dict[str, Any]
@@ -34,7 +35,12 @@ class Rehearsal:
 
     async def __aenter__(self) -> Rehearsal:
         embedder = await build_embedder(self._settings, self._stack)
-        self._builder = GuardBuilder(_remembering(embedder.embed) if embedder else None, timed=False)
+        self._builder = GuardBuilder(
+            _remembering(embedder.embed) if embedder else None,
+            timed=False,
+            ask=ask_nobody,
+            actions=self._settings.policy_store.actions_dir,
+        )
         return self
 
     async def __aexit__(
@@ -52,9 +58,9 @@ class Rehearsal:
 
     async def of_version(self, row: Mapping[str, Any]) -> Guard:
         """A version as the store keeps it. Raises: SettingsError when this image cannot build exactly it."""
-        folder = self._settings.state_dir / "policies" / row["name"]
+        folder, actions = self._settings.state_dir / "policies" / row["name"], self._settings.policy_store.actions_dir
         return await self.of_directory(
-            await asyncio.to_thread(unpack, row["files"], row["digest"], folder, row["parts"])
+            await asyncio.to_thread(unpack, row["files"], row["digest"], folder, row["parts"], actions)
         )
 
     async def test(self, directory: Path) -> list[Json]:
@@ -137,7 +143,7 @@ def _remembering(embed: Callable[[Sequence[str]], Awaitable[Any]]) -> Callable[[
 
 def policy_key(settings: Settings, directory: Path, name: str) -> str:
     """Under which name of the settings a policy runs. Raises: SettingsError."""
-    wanted = name or read_version(directory).name
+    wanted = name or read_version(directory, settings.policy_store.actions_dir).name
     if wanted not in settings.policies:
         there = ", ".join(settings.policies) or "none"
         raise SettingsError(

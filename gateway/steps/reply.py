@@ -50,6 +50,8 @@ class CheckedReply:
                 self._request.record.held_chars = max(self._request.record.held_chars, guard.held_chars)
 
     async def _check(self, chunk: Chunk) -> None:
+        if self._request.refusal is not None:  # the policy's own words, given while the model was already asked
+            return
         choices = chunk.get("choices") or []
         if self._blocked:
             choices[:] = [choice for choice in choices if choice.get("index", 0) not in self._blocked]

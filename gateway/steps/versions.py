@@ -35,10 +35,10 @@ class Version:
         }
 
 
-def read_version(directory: Path) -> Version:
+def read_version(directory: Path, actions: Path | None = None) -> Version:
     """The version that a directory is right now. Raises: SettingsError."""
     try:
-        policy = load_policy(directory)
+        policy = load_policy(directory, actions)
         files = {n: content.decode() for n, content in files_of(directory).items() if n not in NOT_KEPT}
     except PolicyError as error:
         raise SettingsError(error.file, error.line, error.key, _said(error)) from None
@@ -47,7 +47,13 @@ def read_version(directory: Path) -> Version:
     return Version(policy.name, policy.digest, files, policy.parts)
 
 
-def unpack(version: Mapping[str, str], digest: str, folder: Path, parts: Mapping[str, str] | None = None) -> Path:
+def unpack(
+    version: Mapping[str, str],
+    digest: str,
+    folder: Path,
+    parts: Mapping[str, str] | None = None,
+    actions: Path | None = None,
+) -> Path:
     """A directory with these files whose policy has exactly this digest. It is made once and then found.
 
     Raises: SettingsError for a bundle that is not what its digest says: changed, or resting on weights that this image does not have.
@@ -68,7 +74,7 @@ def unpack(version: Mapping[str, str], digest: str, folder: Path, parts: Mapping
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
     try:
-        policy = load_policy(place)
+        policy = load_policy(place, actions)
     except PolicyError as error:
         shutil.rmtree(place, ignore_errors=True)
         raise SettingsError(error.file, error.line, error.key, _said(error)) from None
