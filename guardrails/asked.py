@@ -44,10 +44,11 @@ async def let_it_speak(_: Sequence[dict[str, str]], __: int) -> str:
 
 
 class AskedModel:
-    """NeMo's LLMModel protocol over an ``Ask``."""
+    """NeMo's LLMModel protocol over an ``Ask``. ``response`` makes NeMo's LLMResponse of the answer's words."""
 
-    def __init__(self, ask: Ask) -> None:
+    def __init__(self, ask: Ask, response: Callable[..., Any]) -> None:
         self._ask = ask
+        self._response = response
 
     @property
     def model_name(self) -> str:
@@ -63,11 +64,9 @@ class AskedModel:
 
     async def generate_async(self, prompt: Any, *, stop: Sequence[str] | None = None, **more: Any) -> Any:  # noqa: ARG002
         """NeMo's LLMResponse."""
-        from nemoguardrails.types import LLMResponse
-
         messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else [_plain(one) for one in prompt]
         most = min(int(more.get("max_tokens") or MOST_TOKENS), MOST_TOKENS)
-        return LLMResponse(content=await self._ask(messages, most))
+        return self._response(content=await self._ask(messages, most))
 
     async def stream_async(self, prompt: Any, *, stop: Sequence[str] | None = None, **more: Any) -> AsyncIterator[Any]:
         """The whole answer as one piece: rails never need less."""

@@ -152,6 +152,7 @@ def _build(
 ) -> NemoRail | TopicalRail:
     from nemoguardrails import LLMRails, RailsConfig
     from nemoguardrails.rails.llm.options import RailType
+    from nemoguardrails.types import LLMResponse
 
     config_file = policy.directory / "config.yml"
     try:
@@ -190,7 +191,7 @@ def _build(
         return NemoRail("iorails", engine, rail_type, rail)
     _use_our_embeddings(config, embed)
     try:
-        runtime = LLMRails(config, llm=AskedModel(ask)) if ask is not None else LLMRails(config)
+        runtime = LLMRails(config, llm=AskedModel(ask, LLMResponse)) if ask is not None else LLMRails(config)
     except Exception as error:  # noqa: BLE001 - as above
         raise _refused(config_file, error) from None
     for action_name, action in (_actions(embed) | load_actions(dict(policy.actions))).items():
@@ -201,6 +202,7 @@ def _build(
 def _topical(policy: Policy, config: Any, embed: Embed | None, name: str) -> TopicalRail:
     """The configuration's dialog flows, which find what was meant by sentence vectors. Raises: PolicyError where only a model could."""
     from nemoguardrails import LLMRails
+    from nemoguardrails.types import LLMResponse
 
     if not config.rails.dialog.user_messages.embeddings_only:
         hint = "set rails.dialog.user_messages.embeddings_only: true in config.yml, or use a self-check"
@@ -209,7 +211,7 @@ def _topical(policy: Policy, config: Any, embed: Embed | None, name: str) -> Top
     config.models = []
     _use_our_embeddings(config, embed)
     try:
-        runtime = LLMRails(config, llm=AskedModel(let_it_speak))
+        runtime = LLMRails(config, llm=AskedModel(let_it_speak, LLMResponse))
     except Exception as error:  # noqa: BLE001 - as above
         raise _refused(policy.directory / "config.yml", error) from None
     for action_name, action in (_actions(embed) | load_actions(dict(policy.actions))).items():
