@@ -125,16 +125,13 @@ async def _lifespan(
             request_log=_request_log(settings, stack),
         )
         app.state.metrics = metrics
-        app.state.policies = life
-        app.state.admin_token = configuration.admin_token(settings.policy_store)
+        app.state.policies, app.state.admin_token = life, configuration.admin_token(settings.policy_store)
         if file is not None:
             reloader = _reloader(file, settings, router, keys, hosted is not None, metrics, store)
             app.state.reload = reloader.now
             if settings.server.shared_configuration:
                 await reloader.now()  # before the first request
-            if life is not None:
-                life.start(settings.server.reload_s)
-                app.state.look_at_policies = life.look_at_files
+            app.state.look_at_policies = life.start(settings.server.reload_s) if life is not None else None
             stack.push_async_callback(reloader.aclose)
             if settings.server.reload_s:
                 reloader.start()

@@ -95,10 +95,11 @@ class PolicyLife:
         )
         await self._follower.start()
 
-    def start(self, reload_s: float) -> None:
-        """Watches the directories, where files are followed."""
+    def start(self, reload_s: float) -> Callable[[], Awaitable[None]]:
+        """Watches the directories, where files are followed. Returns what looks at them at once."""
         if self._settings.policy_store.follow == "files" and reload_s:
             self._watching = asyncio.create_task(self._watch(reload_s))
+        return self.look_at_files
 
     async def look_at_files(self) -> None:
         """Takes over edited directories; one that cannot be used changes nothing."""
