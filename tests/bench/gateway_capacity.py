@@ -17,7 +17,8 @@ from typing import Any
 
 import yaml
 
-from tests.bench.processes import session
+from tests.bench.gateway_client import first_answer, request, saturate
+from tests.bench.processes import rss_mb, session
 
 PORT = 19330
 SECRET = "capacity-secret-of-thirty-two-bytes-or-more"
@@ -90,8 +91,6 @@ def _join(group: Path) -> None:
 
 def workers_ratio(key: str, seconds: float) -> float | None:
     """Requests a second of two workers over those of one, each with a fifth of a core: the median of three pairs."""
-    from tests.bench.bench_gateway import first_answer, saturate
-
     ratios: list[float] = []
     for _ in range(3):
         rates: list[float] = []
@@ -109,8 +108,6 @@ def workers_ratio(key: str, seconds: float) -> float | None:
 
 def idle_streams(key: str, count: int) -> dict[str, float]:
     """Memory before and with ``count`` streams that have begun and then say nothing, and after they have gone."""
-    from tests.bench.bench_gateway import first_answer, rss_mb
-
     with gateway(key) as (url, pid):
         asyncio.run(first_answer(url, 60))
         before = rss_mb(pid)
@@ -127,8 +124,6 @@ def idle_streams(key: str, count: int) -> dict[str, float]:
 
 
 async def _hold(url: str, count: int, look: Callable[[], float]) -> float:
-    from tests.bench.bench_gateway import request
-
     host, port, sent = request(url, streamed=True, idle=True)
     turns = asyncio.Semaphore(100)
 

