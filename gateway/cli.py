@@ -55,7 +55,11 @@ def build() -> typer.Typer:
     moving.command("clear")(clear_config)
     app.add_typer(moving, name="config")
     for command in sorted(entry_points(group="callgate.commands"), key=lambda entry: entry.name):
-        app.add_typer(command.load(), name=command.name)
+        loaded = command.load()
+        if isinstance(loaded, typer.Typer):
+            app.add_typer(loaded, name=command.name)
+        else:
+            app.command(command.name)(loaded)
     return app
 
 

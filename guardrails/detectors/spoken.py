@@ -165,6 +165,7 @@ def _runs(text: str, spoken: bool = True) -> Iterator[Run]:
             place += 1
             continue
         run: Run = []
+        begun = place
         while place < len(words):
             step = _item(words, place, run)
             if step is None:
@@ -174,7 +175,7 @@ def _runs(text: str, spoken: bool = True) -> Iterator[Run]:
         else:
             place = len(words)
         trimmed = _trimmed(run)
-        if _worth(trimmed, words, spoken):
+        if _worth(trimmed, words[begun : place + 1], spoken):
             yield trimmed
         place += 0 if run else 1
 
