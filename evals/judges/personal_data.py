@@ -67,7 +67,7 @@ def says(text: str, value: str) -> bool:
     """Whether `text` contains `value`, however it is spaced, cased or punctuated."""
     wanted = normalise(value)
     if wanted.isdigit():
-        return wanted in re.sub(r"[\s().\-+]", "", text)
+        return wanted in re.sub(r"[\s().,:/\-+]", "", text)  # as normalise: 10,000 and 15:30 are their digits
     return wanted in " ".join(text.casefold().split())
 
 
