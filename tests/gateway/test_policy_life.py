@@ -205,7 +205,8 @@ async def test_a_version_that_does_not_compile_is_activated_nowhere(life: Any, t
     files = {p.name: p.read_text() for p in at.policy.iterdir() if p.name != "tests.yaml"}
     broken = files | {"config.yml": files["config.yml"].replace(r"\bnew (?:system )?", r"\bnew (?:system ")}
     for bundle, digest, why in (
-        (broken, "e" * 64, "digest mismatch"),
+        (broken, "e" * 64, "config.yml:17.*no regular expression"),
+        (files, "d" * 64, "digest mismatch"),
         (files | {"../escape.yml": "x"}, "f" * 64, "may not be in a version"),
         (files | {"actions.py": "import os"}, "a" * 64, "may not be in a version"),
     ):
