@@ -26,7 +26,8 @@ from numpy.typing import NDArray
 
 from guardrails.actions import load_actions
 from guardrails.asked import Ask, AskedModel, WouldGenerate, asks_a_model, let_it_speak
-from guardrails.detectors.topic import TopicDetector, TopicHead
+from guardrails.detectors.reading import Reading
+from guardrails.detectors.topic import TopicDetector
 from guardrails.policy import NEMO_SUFFIXES, NOT_NEMOS, Policy, PolicyError, RailSettings
 
 Embed = Callable[[Sequence[str]], Awaitable[NDArray[np.float32]]]
@@ -255,13 +256,13 @@ def _colang_fault(file: Path) -> tuple[Path, int | None] | None:
 
 def _actions(embed: Embed | None) -> dict[str, Callable[..., Any]]:
     """The actions that a policy's flows may execute. Each answers whether to go on, and leaves its score beside."""
-    detector = TopicDetector(embed, TopicHead.load()) if embed is not None else None
+    detector = TopicDetector.shipped() if embed is not None else None
 
     async def is_on_topic(text: str = "", **_: Any) -> bool:
         if detector is None:
             raise RuntimeError("the topic rail needs embeddings; set embedding.enabled")
         said = _SAID.get()
-        score = await detector.score(text)
+        score = await detector.score(Reading(text, embed))
         limit = 0.5 if said is None or said.threshold is None else said.threshold
         if said is not None:
             said.score, said.threshold = round(score, 4), limit

@@ -10,16 +10,21 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from guardrails.actions import ActionRefused, find_actions
+from guardrails.detectors.toxicity import LABELS
 from guardrails.parts import digest_of, located, parts_of
 from guardrails.policy_lint import complaints
 from guardrails.risk import RiskSettings
+from guardrails.verdict import Stage
 
+Detector = Literal[
+    "grounded", "harm", "indirect", "injection", "language", "leak", "size", "tools", "topic", "toxicity"
+]
 NEMO_SUFFIXES = {".yml", ".yaml", ".co"}
 NOT_NEMOS = ("policy.yaml", "tests.yaml")  # ours: NeMo must not read them
 
@@ -45,23 +50,36 @@ class RailSettings(_Strict):
     """One rail: a ``flow`` of the NeMo configuration or a ``detector`` of ours, and how it is run.
 
     ``respond``: a block is told as an error, or as ``refusal``. ``fail``: what happens when it cannot run within ``deadline_ms``.
-    ``threshold`` goes to our own detectors; NeMo's flows have their own settings.
+    ``threshold`` goes to our own detectors; NeMo's flows have their own settings. ``kinds`` says which labels of a detector with several count
+    (toxicity: hate, harassment, threat, sexual, self_harm, profanity, slur), ``languages`` and ``max_chars`` what the rails of those names allow. ``tool_risks`` gives tools
+    a risk by name (others are ``unlisted``), ``allow_risks`` those that a model may ask for; without it all that the request declares.
     """
 
     flow: Annotated[str, Field(min_length=1)] | None = None
-    detector: Literal["topic"] | None = None
-    stage: Literal["input", "output"]
+    detector: Detector | None = None
+    stage: Stage
     mode: Annotated[Literal["enforce", "monitor", "off"], BeforeValidator(_not_a_yaml_bool)] = "enforce"
     fail: Literal["open", "closed"] = "closed"
     deadline_ms: Annotated[int, Field(ge=1, le=60_000)] = 2000
     threshold: Annotated[float, Field(ge=0, le=1)] | None = None
+    kinds: tuple[Annotated[str, Field(pattern="^[a-z_]+$")], ...] = ()
+    languages: tuple[Annotated[str, Field(pattern="^[a-z]{2,3}$")], ...] = ()
+    max_chars: Annotated[int, Field(ge=1, le=1_000_000)] = 20_000
+    tool_risks: dict[str, Annotated[str, Field(pattern="^[a-z_]+$")]] = Field(default_factory=dict)
+    allow_risks: tuple[Annotated[str, Field(pattern="^[a-z_]+$")], ...] = ()
     respond: Literal["error", "refusal"] = "error"
     refusal: str = ""
 
     @model_validator(mode="after")
     def _one_of_two(self) -> RailSettings:
         if (self.flow is None) == (self.detector is None):
-            raise ValueError("needs either flow (of config.yml) or detector (topic)")
+            raise ValueError(f"needs either flow (of config.yml) or detector ({', '.join(get_args(Detector))})")
+        if self.detector == "language" and not self.languages:
+            raise ValueError("needs languages, such as [en, es]")
+        if (self.detector == "tools") != (self.stage == "tool"):
+            raise ValueError("the detector tools and the stage tool belong together")
+        if self.kinds and (self.detector != "toxicity" or not set(self.kinds) <= set(LABELS)):
+            raise ValueError(f"kinds belongs to the detector toxicity, and may hold {', '.join(LABELS)}")
         return self
 
     @property

@@ -12,9 +12,11 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, get_args
 
 from guardrails.asked import Ask
+from guardrails.detectors.reading import Reading
 from guardrails.direct import DirectRail, build_direct
 from guardrails.nemo import Check, Embed, NemoRail, TopicalRail, build_rails
 from guardrails.policy import Policy, RailSettings
+from guardrails.tools import ToolCall
 from guardrails.verdict import Outcome, Ruling, Stage, Verdict
 
 Messages = Sequence[Mapping[str, str]]
@@ -25,7 +27,7 @@ _COST = {
     "llm": "asks the guard model: its time and tokens",
 }
 _RANK = {"iorails": 0, "direct": 1, "colang": 2, "llm": 3}  # cheap before dear
-_CHEAP = 0  # ranks up to this run one after another, without a task of their own
+_CHEAP = 1  # ranks up to this run one after another, without a task of their own (one thread embeds for all of them)
 
 
 class Rails:
@@ -59,23 +61,52 @@ class Rails:
         embed = _bound(self._embed) if self._embed is not None else None
         flows = any(rail.flow is not None and rail.mode != "off" for rail in self.policy.rails.values())
         nemo = await asyncio.to_thread(build_rails, self.policy, embed, self._ask) if flows else {}
-        self._built = {**nemo, **build_direct(self.policy, self._embed)}
+        self._built = {**nemo, **build_direct(self.policy)}
         for stage in get_args(Stage):
             named = self._named[stage] = [name for name, rail in self.policy.rails.items() if rail.stage == stage]
             rank = {name: _RANK[self._built[name].engine] for name in named if name in self._built}
             self._order[stage] = sorted(rank, key=rank.__getitem__)
             self._first_dear[stage] = sum(rank[name] <= _CHEAP for name in rank)
 
+    async def check_call(self, call: ToolCall) -> Ruling:
+        """What the tool rails say of a call that the model asks for."""
+        return await self.check("tool", [{"role": "assistant", "content": call.name}], call)
+
+    @property
+    def checks_calls(self) -> bool:
+        return any(rail.stage == "tool" and rail.mode != "off" for rail in self.policy.rails.values())
+
+    @property
+    def checks_passages(self) -> bool:
+        return any(rail.stage == "retrieval" and rail.mode != "off" for rail in self.policy.rails.values())
+
     @property
     def checks_output(self) -> bool:
         return any(rail.stage == "output" and rail.mode != "off" for rail in self.policy.rails.values())
 
     async def check_input(self, messages: Messages) -> Ruling:
-        """What the input rails say of the last thing the user said. They run in parallel; the first block cancels the rest."""
-        said = [message["content"] for message in messages if message["role"] == "user"]
-        return await self.check("input", [{"role": "user", "content": said[-1] if said else ""}])
+        """What the input rails say of the last thing the user said, and the retrieval rails of what tools have answered since.
 
-    async def check(self, stage: Stage, messages: Messages) -> Ruling:
+        Cheap rails run first, the first block ends it.
+        """
+        said = [place for place, message in enumerate(messages) if message["role"] == "user"]
+        last = messages[said[-1]]["content"] if said else ""
+        ruling = await self.check("input", [{"role": "user", "content": last}])
+        since = messages[said[-1] + 1 :] if said else messages
+        for message in since if self._named["retrieval"] else ():
+            if ruling.decision == "block":
+                break
+            if message["role"] in ("tool", "function"):
+                ruling = _both(ruling, await self.check_passage(message["content"]))
+        return ruling
+
+    async def check_passage(self, text: str) -> Ruling:
+        """What the retrieval rails say of a passage, or of what a tool answered."""
+        return await self.check("retrieval", [{"role": "tool", "content": text}])
+
+    async def check(
+        self, stage: Stage, messages: Messages, call: ToolCall | None = None, context: Messages = ()
+    ) -> Ruling:
         """All rails of a stage on the same messages: cheap ones one after another, dear ones in parallel behind them.
 
         The first block in that order (ties: the policy's) cancels every rail after it, also one that had finished: what a stage decides
@@ -83,13 +114,14 @@ class Rails:
         """
         begun = self._clock()
         order = self._order[stage]
+        reading = Reading(messages[-1]["content"] if messages else "", self._embed, call, context)
         verdicts: dict[str, Verdict] = {}
         waiting: dict[str, asyncio.Task[Verdict]] = {}
         try:
             for place, name in enumerate(order):
                 if place == self._first_dear[stage] and place < len(order) - 1:
-                    waiting = {n: asyncio.create_task(self._run(n, messages, begun)) for n in order[place:]}
-                verdict = await (waiting[name] if name in waiting else self._run(name, messages, begun))
+                    waiting = {n: asyncio.create_task(self._run(n, messages, begun, reading)) for n in order[place:]}
+                verdict = await (waiting[name] if name in waiting else self._run(name, messages, begun, reading))
                 verdicts[name] = verdict
                 if self._stops(verdict):
                     break
@@ -127,7 +159,7 @@ class Rails:
         for rail in self._built.values():
             await rail.aclose()
 
-    async def _run(self, name: str, messages: Messages, begun: float) -> Verdict:
+    async def _run(self, name: str, messages: Messages, begun: float, reading: Reading) -> Verdict:
         """One rail, within its deadline and what is left of the policy's budget since ``begun``."""
         rail = self.policy.rails[name]
         started = self._clock()
@@ -136,11 +168,11 @@ class Rails:
         if self.policy.budget_ms is not None and (left := begun + self.policy.budget_ms / 1000 - started) < limit_s:
             limit_s, late = left, f"the policy's budget of {self.policy.budget_ms} ms was spent"
         try:
-            if not self._timed:
-                check = await self._built[name].check(messages)
-            else:
-                async with asyncio.timeout(limit_s):
-                    check = await self._built[name].check(messages)
+            async with asyncio.timeout(limit_s if self._timed else None):
+                built = self._built[name]
+                check = await (
+                    built.check(messages, reading) if isinstance(built, DirectRail) else built.check(messages)
+                )
         except TimeoutError:
             return self._not_run(name, rail, late, started)
         except Exception as error:  # noqa: BLE001 (whatever a rail raises: it did not run, and its fail mode decides)
@@ -220,7 +252,9 @@ class OutputGuard:
         return self._release(len(self._text))
 
     async def _check(self) -> None:
-        ruling = await self._rails.check("output", [*self._messages[-1:], {"role": "assistant", "content": self._text}])
+        ruling = await self._rails.check(
+            "output", [*self._messages[-1:], {"role": "assistant", "content": self._text}], context=self._messages
+        )
         self._checked = len(self._text)
         self.ruling = Ruling(
             ruling.decision, _added(self.ruling.verdicts, ruling.verdicts), ruling.text, ruling.kind, ruling.respond
@@ -240,6 +274,13 @@ class OutputGuard:
         self._text, self._released = self._text[keep_from:], upto - keep_from
         self._checked -= keep_from
         return out
+
+
+def _both(first: Ruling, then: Ruling) -> Ruling:
+    """Two rulings as one: the second decides where it does not allow."""
+    verdicts = (*first.verdicts, *then.verdicts)
+    chosen = then if then.decision == "block" else first
+    return Ruling(chosen.decision, verdicts, chosen.text, chosen.kind, chosen.respond)
 
 
 def _added(before: Sequence[Verdict], now: Sequence[Verdict]) -> tuple[Verdict, ...]:

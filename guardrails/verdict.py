@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal
 
-Stage = Literal["input", "output"]
+Stage = Literal["input", "retrieval", "tool", "output"]
 
 
 class Outcome(StrEnum):

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from gateway.errors import BadRequest, ContentBlocked, RailUnavailable
 from gateway.policies import PolicyTable
+from gateway.steps.calls import checked_calls
 from gateway.steps.guard import Guard
 from gateway.steps.reply import CheckedReply, heard, rail_result, restored, ruling_json
 from gateway.steps.risk import RiskSource, apply_risk
@@ -28,6 +29,7 @@ from guardrails.types import PersonalDataBlocked, RedactionUnavailable, Segment
 from guardrails.verdict import Ruling
 from rag.answer import ground
 from rag.retrieve import Knowledge
+from rag.types import Passage
 
 
 class GuardedSteps:
@@ -134,7 +136,8 @@ class GuardedSteps:
             )
         questions = [message["content"] for message in conversation(request) if message["role"] == "user"]
         begun_ns = time.time_ns()
-        passages = await self._knowledge[route.knowledge].retrieve(questions[-1] if questions else "")
+        found = await self._knowledge[route.knowledge].retrieve(questions[-1] if questions else "")
+        passages = await _harmless(request, found)
         attributes: dict[str, object] = {"callgate.knowledge": route.knowledge}
         for place, passage in enumerate(passages):
             prefix = f"retrieval.documents.{place}.document."
@@ -168,8 +171,10 @@ class GuardedSteps:
         if guard is None or request.refusal is not None:
             return reply
         if guard.rails.checks_output:
-            return CheckedReply(guard.rails, request).chunks(reply)
-        return heard(request, reply) if request.record.recording is not None else reply
+            reply = CheckedReply(guard.rails, request).chunks(reply)
+        elif request.record.recording is not None:
+            reply = heard(request, reply)
+        return checked_calls(guard.rails, request, reply) if guard.rails.checks_calls else reply
 
     def restore(self, route: Route, request: ChatRequest, reply: AsyncGenerator[Chunk]) -> AsyncGenerator[Chunk]:
         """The answer with the caller's own values back in place of tokens."""
@@ -180,6 +185,22 @@ def _heard(task: asyncio.Task[None]) -> None:
     """Takes what a task raised that nobody waits for any more: the request has ended otherwise."""
     if not task.cancelled():
         task.exception()
+
+
+async def _harmless(request: ChatRequest, passages: Sequence[Passage]) -> list[Passage]:
+    """The passages that the retrieval rails let through; the others are left out. Raises: RailUnavailable."""
+    guard: Guard | None = request.guard
+    if guard is None or not guard.rails.checks_passages:
+        return list(passages)
+    kept = []
+    for passage in passages:
+        ruling = await guard.rails.check_passage(passage.text)
+        request.record.rails.extend(map(rail_result, ruling.verdicts))
+        if ruling.kind == "rail_unavailable":
+            _stop(ruling, request)
+        if ruling.decision != "block":
+            kept.append(passage)
+    return kept
 
 
 def _stop(ruling: Ruling, request: ChatRequest) -> None:

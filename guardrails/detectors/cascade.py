@@ -15,11 +15,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from guardrails.detectors.ngrams import Linear
+from guardrails.detectors.ngrams import Linear, grams
 from guardrails.detectors.reading import Reading, Remembered
 
 MODELS = Path(__file__).parents[1] / "models"
 READ_PIECES = 3
+WHOLE_CHARS = 6000
+HARMLESS = -8.0
+ARRAYS = (
+    *("linear", "scale", "bias", "whole", "whole_scale", "whole_bias", "w1", "b1", "w2", "b2"),
+    *("doubt", "slope", "shift", "text_weights", "text_bias", "margin"),
+)
 Vector = NDArray[np.float32]
 
 
@@ -27,8 +33,9 @@ Vector = NDArray[np.float32]
 class Weights:
     """All arrays of one detector, as its file keeps them.
 
-    ``linear`` int8 (2 * BUCKETS, k) with ``scale`` and ``bias`` (k,); the head ``w1`` (384 + k, h), ``b1``, ``w2`` (h, k), ``b2``; ``doubt`` (k,): the
-    n-gram logit from which the head is asked; ``slope`` and ``shift`` (k,): from logits to probabilities; ``labels``: k names.
+    ``linear`` int16 (2 * BUCKETS, k) with ``scale`` and ``bias`` (k,), for pieces, and ``whole``... for texts of several pieces; the head ``w1`` (384 + k, h),
+    ``b1``, ``w2`` (h, k), ``b2``; ``doubt`` (k,): the n-gram logit from which the head is asked; ``slope`` and ``shift`` (k,): from a piece's logit
+    to that of a short text; ``text_weights`` (k, 6), ``text_bias`` (k,): of a long one; ``margin`` (k,): by which one piece of a long text must be worse.
     """
 
     labels: tuple[str, ...]
@@ -37,7 +44,7 @@ class Weights:
     @classmethod
     def load(cls, path: Path) -> Weights:
         """Raises: ValueError for a file that is none of ours."""
-        wanted = {"linear", "scale", "bias", "w1", "b1", "w2", "b2", "doubt", "slope", "shift", "labels"}
+        wanted = {*ARRAYS, "labels"}
         with np.load(path, allow_pickle=False) as kept:
             if missing := wanted - set(kept.files):
                 raise ValueError(f"{path}: lacks {', '.join(sorted(missing))}")
@@ -53,14 +60,13 @@ class Cascade:
     """Scores readings under some weights, and remembers scores."""
 
     def __init__(self, weights: Weights) -> None:
-        kept = weights.arrays
+        kept = {name: array.astype(np.float32) for name, array in weights.arrays.items()}
         self.labels = weights.labels
-        self._linear = Linear(
-            kept["linear"].astype(np.float32) * kept["scale"].astype(np.float32), kept["bias"].astype(np.float32)
-        )
-        self._head = [kept[name].astype(np.float32) for name in ("w1", "b1", "w2", "b2")]
-        self._doubt = kept["doubt"].astype(np.float32)
-        self._slope, self._shift = kept["slope"].astype(np.float32), kept["shift"].astype(np.float32)
+        self._linear = Linear(kept["linear"] * kept["scale"], kept["bias"])
+        self._whole = Linear(kept["whole"] * kept["whole_scale"], kept["whole_bias"])
+        self._head = [kept[name] for name in ("w1", "b1", "w2", "b2")]
+        self._doubt, self._slope, self._shift = kept["doubt"], kept["slope"], kept["shift"]
+        self._text_weights, self._text_bias, self._margin = kept["text_weights"], kept["text_bias"], kept["margin"]
         self._known: Remembered[Vector] = Remembered()
         self.asked = 0  # how often the head was asked
 
@@ -68,26 +74,26 @@ class Cascade:
         """Probability of each label, shape (k,). Raises: RuntimeError in doubt without embeddings."""
         if (known := self._known.get(reading.digest)) is not None:
             return known
-        logits = np.stack([self._linear.logits(found) for found in reading.grams])
-        places = self.doubtful(logits)
-        if len(places):
-            self.asked += 1
-            vectors = await reading.vectors(places.tolist())
-            best = self.head(vectors, logits[places]).max(axis=0)
-        else:
-            best = (
-                np.minimum(logits.max(axis=0) - self._doubt, 0) - 6
-            )  # below every head's logit that a threshold could be at
-        scores: Vector = 1 / (1 + np.exp(-(self._slope * best + self._shift)))
+        scores = (1 / (1 + np.exp(-np.clip(await self.logits(reading), -30, 30)))).astype(np.float32)
         return self._known.keep(reading.digest, scores)
 
-    def doubtful(self, logits: Vector) -> NDArray[np.int64]:
-        """The pieces that the head must read: none, or the most suspicious, at most three."""
-        excess = (logits - self._doubt).max(axis=1)
-        if excess.max() < 0:
-            return np.empty(0, dtype=np.int64)
-        order: NDArray[np.int64] = np.argsort(-excess, kind="stable")[:READ_PIECES]
-        return order
+    async def logits(self, reading: Reading) -> Vector:
+        """Of each label, shape (k,); 0 is where a text of the kind that it was fitted on starts to be flagged."""
+        pieces = np.stack([self._linear.logits(found) for found in reading.grams])
+        if (pieces < self._doubt).all():
+            return np.asarray(HARMLESS + np.maximum((pieces - self._doubt).max(axis=0), -10) / 5, dtype=np.float32)
+        self.asked += 1
+        places = np.argsort(-pieces.max(axis=1), kind="stable")[:READ_PIECES]
+        heads = self.head(await reading.vectors(places.tolist()), pieces[places])
+        best = (heads + pieces[places]).max(axis=0)
+        if reading.shown == 1:
+            return np.asarray(self._slope * best + self._shift, dtype=np.float32)
+        whole = self._whole.logits(grams(reading.plain[:WHOLE_CHARS]))
+        features = text_features(heads, pieces[: reading.shown], whole)
+        as_text = (self._text_weights * features).sum(axis=1) + self._text_bias
+        hidden = places >= reading.shown
+        margin = self._margin if not hidden.any() else np.zeros_like(self._margin)
+        return np.asarray(np.maximum(as_text, self._slope * (best - margin) + self._shift), dtype=np.float32)
 
     def head(self, vectors: Vector, logits: Vector) -> Vector:
         """Logits of the head for pieces, shape (n, k)."""
@@ -95,3 +101,10 @@ class Cascade:
         features = np.hstack([vectors * np.float32(vectors.shape[1] ** 0.5), 2 * np.tanh(logits / 4)])
         out: Vector = np.maximum(features @ w1 + b1, 0) @ w2 + b2
         return out
+
+
+def text_features(heads: Vector, pieces: Vector, whole: Vector) -> Vector:
+    """What a long text is judged by, for each label: shape (k, 6). ``heads`` (read, k), ``pieces`` (all, k), ``whole`` (k,)."""
+    top = -np.sort(-pieces, axis=0)[:READ_PIECES]
+    rows = [heads.max(axis=0), heads.mean(axis=0), top[0], top.mean(axis=0), pieces.mean(axis=0), whole]
+    return np.asarray(np.stack(rows, axis=1) / 4, dtype=np.float32)

@@ -55,7 +55,7 @@ def segments(plain: str, most_chars: int = SEGMENT_CHARS) -> list[str]:
 
 
 class Linear:
-    """Weights of one or more linear models over n-grams, kept as int8 with one scale each.
+    """Weights of one or more linear models over n-grams, kept as int16 with one scale each.
 
     ``weights`` has shape (2 * BUCKETS, k), ``bias`` (k,).
     """

@@ -1,8 +1,8 @@
 """What a text says to a model that reads through disguise: one plain form of it, and what was hidden inside.
 
 `plain` undoes what leaves the letters in place (width, look-alike letters, accents, invisible characters, letters with gaps, digits for letters);
-`hidden` gives the texts that a decoder finds (base64, hex, percent, entities, binary, rot13 and the other shifts, reversal, pieces to be joined). Linear in
-the length of the text; nothing is judged here. It does not undo Morse, pig latin, picture text or ciphers with a key.
+`hidden` gives the texts that a decoder finds (base64, hex, percent, entities, binary, rot13 and the other shifts, reversal, pig latin, pieces to be joined). Linear in
+the length of the text; nothing is judged here. It does not undo Morse, picture text or ciphers with a key.
 """
 
 from __future__ import annotations
@@ -213,6 +213,8 @@ def _ciphers(lowered: str) -> Iterator[str]:
             return
         lowered = half
     wanted = max(2, len(sample) // 6)
+    if sum(word.endswith("ay") for word in sample) * 2 > len(sample):
+        yield _PIG_LATIN.sub(_from_pig_latin, lowered)
     if sum(word[::-1] in _SHORT_COMMON for word in sample) >= wanted:
         yield lowered[::-1]
     for shift in range(1, 26):
@@ -222,5 +224,13 @@ def _ciphers(lowered: str) -> Iterator[str]:
             return
 
 
+def _from_pig_latin(match: re.Match[str]) -> str:
+    """'igetay' for 'get': consonants at the end come back to the front; 'ignoreyay' and 'ignoreway' only lose their ending."""
+    stem, consonants = match[1], match[2]
+    return stem if consonants in ("y", "w") and stem[:1] in "aeiou" else consonants + stem
+
+
+_ONSET = "str|spr|scr|thr|shr|[bcfgkps]l|[bcdfgpt]r|[cpst]h|s[cklmnptw]|wh|wr|tw|qu|kn|[b-df-hj-np-tv-z]"
+_PIG_LATIN = re.compile(rf"\b([a-z]{{1,30}}?)({_ONSET})ay\b")
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 _SHIFTS = [str.maketrans(_LETTERS, _LETTERS[shift:] + _LETTERS[:shift]) for shift in range(26)]

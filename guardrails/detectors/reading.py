@@ -9,7 +9,7 @@ import asyncio
 import hashlib
 import secrets
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Generic, TypeVar
 
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from guardrails.detectors.ngrams import Grams, grams, segments
 from guardrails.detectors.normalise import hidden, plain, unleeted
+from guardrails.tools import ToolCall
 
 Embed = Callable[[Sequence[str]], Awaitable[NDArray[np.float32]]]
 REMEMBERED = 4096
@@ -26,10 +27,20 @@ Score = TypeVar("Score")
 
 
 class Reading:
-    """A text and what is derived from it, each derived once. Without ``embed`` there are no vectors."""
+    """A text and what is derived from it, each derived once. Without ``embed`` there are no vectors. ``call``: the tool call it
+    stands for; ``context``: the conversation before it.
+    """
 
-    def __init__(self, text: str, embed: Embed | None) -> None:
+    def __init__(
+        self,
+        text: str,
+        embed: Embed | None,
+        call: ToolCall | None = None,
+        context: Sequence[Mapping[str, str]] = (),
+    ) -> None:
         self.text = text
+        self.call = call
+        self.context = context
         self._embed = embed
         self._vectors: dict[int, asyncio.Future[NDArray[np.float32]]] = {}
 
@@ -74,6 +85,12 @@ class Reading:
             for row, place in enumerate(new):
                 self._vectors[place] = asyncio.ensure_future(_row(waiting, row))
         return np.stack([await asyncio.shield(self._vectors[place]) for place in places])
+
+    async def embedded(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Unit vectors of other plain texts made from this one. Raises: as ``vectors``."""
+        if self._embed is None:
+            raise RuntimeError("this rail needs embeddings; set embedding.enabled")
+        return await self._embed(texts)
 
 
 async def _row(waiting: asyncio.Future[NDArray[np.float32]], row: int) -> NDArray[np.float32]:

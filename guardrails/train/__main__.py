@@ -11,7 +11,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-DETECTORS = ("ner", "topic")
+DETECTORS = ("harm", "indirect", "injection", "ner", "topic", "toxicity")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -24,7 +24,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         one.add_argument("--data", type=Path, required=True, help="folder of labelled data (CALLGATE_DATA_DIR)")
         module.add_arguments(one)
     chosen = parser.parse_args(arguments)
-    print(json.dumps(modules[chosen.detector].run(chosen), indent=2))
+    figures = modules[chosen.detector].run(chosen)
+    print(json.dumps(figures, indent=2))
+    if chosen.out.suffix == ".npz":
+        command = f"python -m guardrails.train {chosen.detector} --data $CALLGATE_DATA_DIR"
+        kept = json.dumps({"command": command, "figures": figures}, indent=1)
+        chosen.out.with_name("figures.json").write_text(kept + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -46,7 +46,7 @@ class Corpus:
     texts: list[str] = field(default_factory=list)
     owner: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
     grams: list[Grams] = field(default_factory=list)
-    matrix: csr_matrix | None = None
+    matrix: csr_matrix = field(default_factory=lambda: csr_matrix((0, 2 * BUCKETS)))
 
     @classmethod
     def read(cls, examples: Sequence[Example]) -> Corpus:

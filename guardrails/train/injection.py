@@ -5,22 +5,120 @@ Attacks and look-alikes come from the labelled sets (MIT, Apache, CC-BY, ODC-BY)
 
 from __future__ import annotations
 
+import argparse
 import random
+import sys
+import time
 from pathlib import Path
 
-from guardrails.train.cascade import Example
-from guardrails.train.data import rows
+import numpy as np
+from numpy.typing import NDArray
+
+from guardrails.detectors.cascade import MODELS
+from guardrails.train.cascade import Corpus, Example, Floats, Vectors
+from guardrails.train.data import rows, sentence_embedder
+from guardrails.train.fit import Scores, Trainer, shipped
 from guardrails.train.grammar import load_grammar
+from guardrails.train.points import Limits, operating_points
 
 SEED = 7
+DOUBTED_TURNS = 0.05  # of ordinary turns that the head is asked about
+FLAGGED_TURNS = 0.008  # of ordinary turns, out of fold
+FLAGGED_LOOK_ALIKES = 0.07  # of NotInject, out of fold
+FLAGGED_LONG = 0.045  # of long ordinary requests
 EACH_FAMILY = 450
+WANTED = {
+    "services": 1500,
+    "call_centre": 1200,
+    "general": 1600,
+    "plain_turns": 800,
+    "repeating": 800,
+    "compliance": 700,
+}
+WANTED |= dict.fromkeys(("spanish", "french", "german", "portuguese", "italian"), 250)
+GRAMMARS = ("attacks", "multilingual_attacks", "ordinary")
 TURNS = ("topic_banking77.jsonl", "topic_clinc150.jsonl", "topic_nlupp.jsonl")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--out", type=Path, default=MODELS / "injection" / "weights.npz", help="where the weights go")
+    parser.add_argument("--vectors", type=Path, help="a file that keeps sentence vectors between runs (.npz)")
+
+
+def run(chosen: argparse.Namespace) -> dict[str, float]:
+    """Trains, writes the weights, returns the out-of-fold figures."""
+    trainer = prepared(chosen.data, chosen.vectors)
+    scores = trainer.out_of_fold(note)
+    ordinary = from_sources(trainer, *TURNS)
+    wild = from_sources(trainer, "WildGuard-benign via InjecGuard")
+    long_ordinary = wild | from_sources(trainer, "judge_hallucination_halueval_general.jsonl")
+    limits = Limits(
+        ((ordinary & trainer.heads, FLAGGED_TURNS), (from_sources(trainer, "NotInject"), FLAGGED_LOOK_ALIKES)),
+        ((wild, FLAGGED_LONG), (long_ordinary, FLAGGED_LONG)),
+    )
+    points = operating_points(trainer, scores, [limits], (ordinary, DOUBTED_TURNS))
+    figures = measured(trainer, points.logits[:, 0])
+    figures["turns.asked"] = float(
+        (scores.pieces[ordinary[trainer.corpus.owner], 0] > points.arrays["doubt"][0]).mean()
+    )
+    shipped(("injection",), trainer.fit(scores), points.arrays).save(chosen.out)
+    figures |= left_out(trainer, scores, points.arrays)
+    return {name: round(value, 4) for name, value in figures.items()}
+
+
+def note(said: str) -> None:
+    """Progress, for people."""
+    print(f"{time.process_time():.0f} s CPU: {said}", file=sys.stderr, flush=True)
+
+
+def prepared(data: Path, vectors: Path | None) -> Trainer:
+    corpus = Corpus.read(examples(data))
+    written = np.array([example.source.partition(":")[0] in GRAMMARS for example in corpus.examples])
+    note(f"{len(corpus.examples)} examples, {len(corpus.texts)} pieces")
+    return Trainer(corpus, Vectors(sentence_embedder(1), vectors), written)
+
+
+def measured(trainer: Trainer, logits: Floats) -> dict[str, float]:
+    """Shares flagged out of fold."""
+    flagged = logits > 0
+    wanted = trainer.labels[:, 0] > 0.5
+    short = np.array([len(example.text) <= 300 for example in trainer.corpus.examples])
+    attacks = wanted & ~trainer.written
+    figures = {"attacks": flagged[attacks].mean(), "attacks.short": flagged[attacks & short].mean()}
+    figures["turns"] = flagged[from_sources(trainer, *TURNS) & trainer.heads].mean()
+    for source in dict.fromkeys(example.source for example in trainer.corpus.examples):
+        rows = from_sources(trainer, source) & trainer.heads
+        figures[source] = flagged[rows].mean()
+    return figures
+
+
+def left_out(trainer: Trainer, scores: Scores, points: dict[str, Floats]) -> dict[str, float]:
+    """The share caught of each source that was left out of the training, at the same operating point."""
+    figures = {}
+    attacks = (trainer.labels[:, 0] > 0.5) & ~trainer.written
+    for source in sorted({e.source for e, one in zip(trainer.corpus.examples, attacks, strict=True) if one}):
+        out = from_sources(trainer, source) & attacks
+        logits = trainer.scored(out, scores)
+        best, features = trainer.combined(logits)
+        short = points["slope"][0] * best[out, 0] + points["shift"][0]
+        as_text = features[out, 0] @ points["text_weights"][0] + points["text_bias"][0]
+        final = np.where(
+            trainer.long[out], np.maximum(as_text, short - points["slope"][0] * points["margin"][0]), short
+        )
+        figures[f"left out: {source}"] = float((final > 0).mean())
+        note(f"without {source}: {figures[f'left out: {source}']:.3f}")
+    return figures
+
+
+def from_sources(trainer: Trainer, *sources: str) -> NDArray[np.bool_]:
+    """Which examples come from these sources."""
+    return np.array([example.source in sources for example in trainer.corpus.examples])
 
 
 def examples(data: Path) -> list[Example]:
     """All examples: label 1 an attack on the model's instructions."""
     rng = random.Random(SEED)  # noqa: S311 (texts, not secrets)
-    return [*_labelled(data), *_turns(data, rng), *_general(data, rng), *_written(rng)]
+    return [*_labelled(data), *turns(data, rng), *general(data, rng), *_written(rng)]
 
 
 def _labelled(data: Path) -> list[Example]:
@@ -39,7 +137,8 @@ def _benign_weight(source: str) -> float:
     return 3.0 if source.startswith(("NotInject", "WildGuard")) else 0.5 if "mitre" in source else 1.5
 
 
-def _turns(data: Path, rng: random.Random) -> list[Example]:
+def turns(data: Path, rng: random.Random) -> list[Example]:
+    """What callers of a bank and users of an assistant say."""
     return [
         Example(row["text"], (0.0,), name, row["group"], 1.0, rng.random() < 0.3)
         for name in TURNS
@@ -47,12 +146,14 @@ def _turns(data: Path, rng: random.Random) -> list[Example]:
     ]
 
 
-def _general(data: Path, rng: random.Random) -> list[Example]:
+def general(data: Path, rng: random.Random) -> list[Example]:
     """Ordinary requests to assistants, remarks of people, sentences of articles."""
     found = [
         (row["prompt"], "judge_hallucination_halueval_general.jsonl")
         for row in rows(data / "judge_hallucination_halueval_general.jsonl")
     ]
+    booking = [row["text"] for row in rows(data / "pii_restaurant8k.jsonl")]
+    found += [(text, "pii_restaurant8k.jsonl") for text in rng.sample(booking, min(3000, len(booking)))]
     found += [(row["prompt"], "judge_pairwise_llmbar.jsonl") for row in rows(data / "judge_pairwise_llmbar.jsonl")]
     remarks = [row["text"] for row in rows(data / "tone_goemotions.jsonl")]
     found += [(text, "tone_goemotions.jsonl") for text in rng.sample(remarks, min(3000, len(remarks)))]
@@ -69,8 +170,8 @@ def _written(rng: random.Random) -> list[Example]:
     for name, label in (("attacks", 1.0), ("multilingual_attacks", 1.0), ("ordinary", 0.0)):
         grammar = load_grammar(name)
         for family in grammar.families:
-            wanted = EACH_FAMILY if name != "ordinary" or family == "documents" else 5 * EACH_FAMILY
-            texts = grammar.many(family, wanted if name != "multilingual_attacks" else 150, rng)
+            wanted = WANTED.get(family, EACH_FAMILY) if name != "multilingual_attacks" else 150
+            texts = grammar.many(family, wanted, rng)
             repeats = 1 if len(texts) > 100 else 3
             weight = 0.5 * repeats
             out += [

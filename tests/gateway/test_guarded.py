@@ -20,6 +20,9 @@ CHAT = "/v1/chat/completions"
 NAME, CARD, PHONE, MAIL = "Maria Gonzalez", "4111 1111 1111 1111", "415-555-0132", "maria.g@example.com"
 TOLD = f"Hello, my name is {NAME} and my card {CARD} was stolen, call me on {PHONE} or write to {MAIL} please."
 
+PARAMETERS = {"type": "object", "properties": {"who": {"type": "string", "minLength": 40}}, "required": ["who"]}
+LOOK_UP = [{"type": "function", "function": {"name": "look_up", "parameters": PARAMETERS}}]
+
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
@@ -87,9 +90,9 @@ async def test_the_whole_road(
         assert said(events) == TOLD
         assert events[-1] == "[DONE]"
     # tool calls: arguments are JSON, whole and streamed
-    _, body, _ = await gateway.post(CHAT, ask("tool", TOLD))
+    _, body, _ = await gateway.post(CHAT, ask("tool", TOLD, tools=LOOK_UP))
     assert json.loads(body["choices"][0]["message"]["tool_calls"][0]["function"]["arguments"]) == {"who": TOLD}
-    events = await gateway.events(ask("tool", TOLD))
+    events = await gateway.events(ask("tool", TOLD, tools=LOOK_UP))
     calls = [c for e in events[:-1] for c in json.loads(e)["choices"][0]["delta"].get("tool_calls") or ()]
     assert json.loads("".join(c["function"]["arguments"] for c in calls)) == {"who": TOLD}
     # legacy completions
@@ -185,3 +188,19 @@ async def test_hundreds_of_callers_at_once_never_see_each_others_values(
     for start in range(0, 300, 50):
         right += sum(await asyncio.gather(*(one(n) for n in range(start, start + 50))))
     assert right == 300
+
+
+async def test_a_tool_call_that_was_not_declared_or_does_not_fit_never_leaves(
+    guarded_gateway: tuple[Gateway, list[bytes]],
+) -> None:
+    gateway, _ = guarded_gateway
+    other = [{"type": "function", "function": {"name": "other", "parameters": {}}}]
+    short = {"type": "object", "properties": {"who": {"type": "string", "maxLength": 5}}}
+    unfit = [{"type": "function", "function": {"name": "look_up", "parameters": short}}]
+    for tools in (other, unfit):
+        _, body, _ = await gateway.post(CHAT, ask("tool", TOLD, tools=tools))
+        assert body["choices"][0]["finish_reason"] == "content_filter"
+        assert not body["choices"][0]["message"].get("tool_calls")
+        events = await gateway.events(ask("tool", TOLD, tools=tools))
+        assert "look_up" not in "".join(events)
+        assert json.loads(events[-2])["choices"][0]["finish_reason"] == "content_filter"

@@ -1,0 +1,95 @@
+"""Training of the harmful-request cascade: `python -m guardrails.train harm --data DIR`.
+
+Harmful requests of six sets against requests that share their words (XSTest's safe half, NotInject, WildGuard-benign, FRR prompts, and pairs of a grammar).
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+from pathlib import Path
+
+import numpy as np
+
+from guardrails.detectors.cascade import MODELS
+from guardrails.train.cascade import Corpus, Example, Floats, Vectors
+from guardrails.train.data import rows, sentence_embedder
+from guardrails.train.fit import Trainer, shipped
+from guardrails.train.grammar import load_grammar
+from guardrails.train.injection import TURNS, from_sources, general, note, turns
+from guardrails.train.points import Limits, operating_points
+
+SEED = 11
+WRITTEN = 1500  # of each family
+FLAGGED_SAFE = 0.06  # of XSTest's safe half, out of fold
+FLAGGED_TURNS = 0.002
+DOUBTED_TURNS = 0.04
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--out", type=Path, default=MODELS / "harm" / "weights.npz", help="where the weights go")
+    parser.add_argument("--vectors", type=Path, help="a file that keeps sentence vectors between runs (.npz)")
+
+
+def run(chosen: argparse.Namespace) -> dict[str, float]:
+    """Trains, writes the weights, returns the out-of-fold figures."""
+    corpus = Corpus.read(examples(chosen.data))
+    written = np.array([example.source.startswith("harm: ") for example in corpus.examples])
+    note(f"{len(corpus.examples)} examples, {len(corpus.texts)} pieces")
+    trainer = Trainer(corpus, Vectors(sentence_embedder(1), chosen.vectors), written)
+    scores = trainer.out_of_fold(note)
+    ordinary, safe = from_sources(trainer, *TURNS), safe_half(trainer)
+    wild = from_sources(trainer, "WildGuard-benign via InjecGuard")
+    limits = Limits(((safe, FLAGGED_SAFE), (ordinary & trainer.heads, FLAGGED_TURNS)), ((wild, FLAGGED_SAFE),))
+    points = operating_points(trainer, scores, [limits], (ordinary, DOUBTED_TURNS))
+    shipped(("harm",), trainer.fit(scores), points.arrays).save(chosen.out)
+    return {name: round(value, 4) for name, value in measured(trainer, points.logits[:, 0]).items()}
+
+
+def safe_half(trainer: Trainer) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+    """Which texts are of XSTest's safe half."""
+    return from_sources(trainer, "XSTest") & (trainer.labels[:, 0] < 0.5)
+
+
+def measured(trainer: Trainer, logits: Floats) -> dict[str, float]:
+    """Shares flagged out of fold, and the AUROC against XSTest's safe half."""
+    from sklearn.metrics import roc_auc_score
+
+    harmful = (trainer.labels[:, 0] > 0.5) & ~trainer.written
+    safe = safe_half(trainer)
+    rows = harmful | safe
+    figures = {
+        "harmful": float((logits[harmful] > 0).mean()),
+        "xstest.safe": float((logits[safe] > 0).mean()),
+        "auroc.xstest_safe": float(roc_auc_score(harmful[rows], logits[rows])),
+    }
+    for source in dict.fromkeys(example.source for example in trainer.corpus.examples):
+        for label, name in ((1, "harmful"), (0, "harmless")):
+            of = from_sources(trainer, source) & trainer.heads & (trainer.labels[:, 0] == label)
+            if of.any():
+                figures[f"{source} ({name})"] = float((logits[of] > 0).mean())
+    return figures
+
+
+def examples(data: Path) -> list[Example]:
+    """Label 1: a request that a careful person would not help with."""
+    rng = random.Random(SEED)  # noqa: S311 (texts, not secrets)
+    grammar = load_grammar("harm")
+    written = [
+        Example(text, (float(family == "harmful"),), f"harm: {family}", f"harm {text[:24]}", 0.4)
+        for family in grammar.families
+        for text in grammar.many(family, WRITTEN, rng)
+    ]
+    harmful = rows(data / "guard_harmful_requests.jsonl")
+    benign = [row for row in rows(data / "guard_benign.jsonl") if row["source"] != "InjecGuard valid"]
+    weights = {"XSTest": 4.0, "NotInject": 1.5}
+    return [
+        *(Example(row["text"], (1.0,), row["source"], row["group"], 1.0) for row in harmful),
+        *(Example(row["text"], (0.0,), row["source"], row["group"], weights.get(row["source"], 0.7)) for row in benign),
+        *(_lighter(example) for example in (*turns(data, rng), *general(data, rng))),
+        *written,
+    ]
+
+
+def _lighter(example: Example) -> Example:
+    return Example(example.text, example.labels, example.source, example.group, 0.3, example.head)

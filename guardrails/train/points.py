@@ -1,0 +1,99 @@
+"""Where a detector begins to flag: chosen on out-of-fold scores, at shares of ordinary texts that may be flagged.
+
+After it a logit of 0 (a score of .5) is the operating point of every label, for short and long texts alike; the slope is that of calibrated probabilities.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from guardrails.detectors.cascade import HARMLESS
+from guardrails.train.cascade import Floats, balanced
+from guardrails.train.fit import Mask, Scores, Trainer
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """For one label: sets of ordinary texts, and the share of each that may be flagged. ``short`` and ``long`` say what of them counts."""
+
+    short: tuple[tuple[Mask, float], ...]
+    long: tuple[tuple[Mask, float], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Points:
+    """Arrays of guardrails.detectors.cascade.Weights, all of k rows; and ``logits`` (texts, k) that they give out of fold."""
+
+    arrays: dict[str, Floats]
+    logits: Floats
+
+
+def operating_points(trainer: Trainer, scores: Scores, limits: list[Limits], asked: tuple[Mask, float]) -> Points:
+    """``asked``: ordinary turns, and the share of them that the head may be asked about (by all labels together)."""
+    best, features = trainer.combined(scores)
+    turns, share = asked
+    rows = turns[trainer.corpus.owner]
+    highest = (
+        np.argsort(np.argsort(scores.pieces[rows], axis=0), axis=0).max(axis=1) / rows.sum()
+    )  # worst rank over labels
+    level = float(np.quantile(highest, 1 - share))
+    doubt = np.quantile(scores.pieces[rows], level, axis=0)
+    kept: dict[str, list[object]] = {name: [] for name in ("slope", "shift", "text_weights", "text_bias", "margin")}
+    logits = np.empty_like(best)
+    for k, limit in enumerate(limits):
+        one, logits[:, k] = _one_label(trainer, best[:, k], features[:, k], trainer.labels[:, k], limit)
+        for name, value in one.items():
+            kept[name].append(value)
+    doubted = np.zeros(len(best), dtype=bool)
+    np.logical_or.at(doubted, trainer.corpus.owner, (scores.pieces >= doubt).any(axis=1))
+    heard = best[:, 0] > -30
+    return Points(
+        {**{name: np.array(values) for name, values in kept.items()}, "doubt": doubt},
+        np.where((doubted & heard)[:, None], logits, HARMLESS),
+    )
+
+
+def _one_label(
+    trainer: Trainer, best: Floats, features: Floats, wanted: Floats, limits: Limits
+) -> tuple[dict[str, object], Floats]:
+    heard = (best > -30) & ~np.isnan(wanted)
+    short, real_long = heard & ~trainer.long, heard & trainer.long & ~trainer.written
+    limit = max(float(np.quantile(best[short & mask], 1 - share)) for mask, share in limits.short)
+    slope = fit_slope(best[short], wanted[short], trainer.weight[short])
+    weights, bias = np.zeros(features.shape[1]), HARMLESS
+    offset = margin = 0.0
+    if len(set(wanted[real_long] > 0.5)) == 2:
+        weights, bias = fit_text(features[real_long], wanted[real_long], trainer.weight[real_long])
+    as_text = features @ weights + bias
+    if limits.long and bias != HARMLESS:
+        flagged = [(heard & trainer.long & mask, share) for mask, share in limits.long]
+        offset = max(float(np.quantile(as_text[mask], 1 - share)) for mask, share in flagged)
+        margin = max(0.0, *(float(np.quantile(best[mask], 1 - share / 4)) - limit for mask, share in flagged))
+    of_piece = slope * (best - limit)
+    logits = np.where(trainer.long, np.maximum(as_text - offset, of_piece - slope * margin), of_piece)
+    arrays: dict[str, object] = {
+        "slope": slope,
+        "shift": -slope * limit,
+        "text_weights": weights,
+        "text_bias": bias - offset,
+        "margin": margin,
+    }
+    return arrays, logits
+
+
+def fit_text(features: Floats, wanted: Floats, weight: Floats) -> tuple[Floats, float]:
+    """A logistic regression over text_features: its weights (6,) and bias."""
+    from sklearn.linear_model import LogisticRegression
+
+    model = LogisticRegression(C=1.0, max_iter=1000).fit(features, wanted > 0.5, sample_weight=balanced(wanted, weight))
+    return model.coef_[0], float(model.intercept_[0])
+
+
+def fit_slope(logits: Floats, wanted: Floats, weight: Floats) -> float:
+    """From logits to those of calibrated probabilities (Platt, 1999), but for where zero is: that is the operating point."""
+    from sklearn.linear_model import LogisticRegression
+
+    model = LogisticRegression(max_iter=1000).fit(logits[:, None], wanted > 0.5, sample_weight=balanced(wanted, weight))
+    return float(model.coef_[0, 0])
