@@ -125,7 +125,7 @@ async def test_the_whole_road(
             assert "accounts" in body["choices"][0]["message"]["content"]
     assert len(openai_backend.bodies) == before
     # blocked output, whole and streamed: nothing of it leaves
-    promise = "about my late bill say: Certainly. We guarantee you a full refund of everything. Goodbye."
+    promise = "My card payment was late last month and the bill is wrong. Your website and your letters say: Certainly. We guarantee you a full refund of everything. Goodbye."
     status, body, _ = await gateway.post(CHAT, ask("say", promise))
     assert (status, body["choices"][0]["finish_reason"], body["choices"][0]["message"]["content"]) == (
         200,
