@@ -45,8 +45,14 @@ _ROUTES: tuple[tuple[str, str, str, str, str], ...] = (
     ("/v1/responses", "post", "chat", "Response (Responses API, stateless), whole or streamed", "ResponsesRequest"),
     ("/v1/embeddings", "post", "embeddings", "Embeddings by the local MiniLM", "Embedding"),
     ("/v1/models", "get", "models", "Models that this key may use", ""),
-    ("/v1/fraud/score", "post", "fraud", "Score one transaction, or a list of them", "Transaction"),
-    ("/v1/fraud/labels", "post", "fraud", "Confirmed fraud or not, for one transaction or a list", "Label"),
+    ("/v1/fraud/score", "post", "fraud", "Score one transaction, or a list under `transactions`", "Transaction"),
+    (
+        "/v1/fraud/labels",
+        "post",
+        "fraud",
+        "Confirmed fraud or not, for one transaction or a list under `labels`",
+        "Label",
+    ),
     ("/v1/fraud/decisions/{transaction_id}", "get", "fraud", "A past decision", ""),
 )
 
@@ -70,13 +76,20 @@ def _schema(app: FastAPI) -> dict[str, Any]:
         "Embedding": Embedding,
         "ResponsesRequest": Responses,
     }
+    from gateway.steps.fraud import EXAMPLES  # not before somebody asks for the description
+    from gateway.steps.fraud import SHAPES as FRAUD_SHAPES
+
+    shapes |= FRAUD_SHAPES
     _, components = msgspec.json.schema_components(shapes.values(), ref_template="#/components/schemas/{name}")
     known = schema.setdefault("components", {}).setdefault("schemas", {})
     known |= components | {"Error": _ERROR}
     known |= {name: components[shape.__name__] for name, shape in shapes.items()}
     schema["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
     for path, method, tag, summary, body in _ROUTES:
-        schema["paths"].setdefault(path, {})[method] = _operation(tag, summary, body, body in known, path)
+        operation = _operation(tag, summary, body, body in known, path)
+        if body in EXAMPLES:
+            operation["requestBody"]["content"]["application/json"]["examples"] = EXAMPLES[body]
+        schema["paths"].setdefault(path, {})[method] = operation
     return schema
 
 

@@ -21,7 +21,43 @@ from serving.fraud.journal import JournalUnavailable
 from serving.fraud.score import FraudScorer
 from serving.fraud.settings import FraudSettings
 from serving.fraud.store import StoreUnavailable, open_redis
-from serving.fraud.types import InvalidTransaction, UnknownTransaction, parse_label, parse_transaction
+from serving.fraud.types import (
+    InvalidTransaction,
+    Label,
+    Transaction,
+    UnknownTransaction,
+    parse_label,
+    parse_transaction,
+)
+
+SHAPES: dict[str, type[Any]] = {"Transaction": Transaction, "Label": Label}
+_PAYMENT = {
+    "transaction_id": "t-1001",
+    "customer_id": "c-17",
+    "terminal_id": "m-204",
+    "amount": "24.50",
+    "currency": "EUR",
+    "timestamp": "2026-11-25T10:00:00Z",
+}
+EXAMPLES: dict[str, Json] = {
+    "Transaction": {
+        "one": {"summary": "One payment", "value": _PAYMENT},
+        "many": {
+            "summary": "A list; decisions come in its order",
+            "value": {"transactions": [_PAYMENT, _PAYMENT | {"transaction_id": "t-1002", "call_id": "call-9"}]},
+        },
+    },
+    "Label": {
+        "label": {"summary": "Confirmed fraud", "value": {"transaction_id": "t-1001", "fraud": True}},
+        "labels": {
+            "summary": "A list",
+            "value": {
+                "labels": [{"transaction_id": "t-1001", "fraud": True}, {"transaction_id": "t-1002", "fraud": False}]
+            },
+        },
+    },
+}
+"""Bodies for the description, by the name of their shape. The time must be about now when they are sent."""
 
 
 class FraudSteps:

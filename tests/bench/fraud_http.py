@@ -27,6 +27,7 @@ import yaml
 
 from serving.fraud.history import pack_event
 from tests.bench.fraud_load import CUSTOMERS, TERMINALS, Load, Result
+from tests.bench.fraud_stages import stages
 
 ROOT = Path(__file__).parents[2]
 QUICK = os.environ.get("QUICK") == "1"
@@ -68,6 +69,7 @@ def latency(gateway: str, key: str) -> Figures:
             pid, there, a_key = started[name]
             figures |= saturated(name, pid, there, a_key)
         scored = float(figures["service.saturated_rps"] or 0) + float(figures["http.saturated_rps"] or 0)
+        figures |= stages(redis_url, folder / "stages")
         figures["redis.cpu_ms"] = (cpu_s(redis_pid) - before) * 1000 / (scored * (SECONDS / 3))
     return figures
 
