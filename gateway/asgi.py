@@ -97,6 +97,7 @@ class HotRoutes:
             "/v1/completions": ("POST", "completion", self._completion),
             "/v1/responses": ("POST", "responses", self._responses),
             "/v1/embeddings": ("POST", "embeddings", self._embeddings),
+            "/v1/redact": ("POST", "redact", self._redact),
             "/v1/models": ("GET", "models", self._models),
             "/v1/fraud/score": ("POST", "fraud", self._score),
             "/v1/fraud/labels": ("POST", "fraud", self._score),
@@ -226,6 +227,11 @@ class HotRoutes:
             "model": wanted.model,
             "usage": {"prompt_tokens": used, "total_tokens": used},
         }
+        await exchange.respond(200, encode_body(body), [*headers_of(exchange.record), *call.headers])
+
+    async def _redact(self, exchange: _Exchange) -> None:
+        call = exchange.call = Call(exchange.header(b"authorization"), exchange.raw, exchange.record)
+        body = await self._pipeline.redact(call)
         await exchange.respond(200, encode_body(body), [*headers_of(exchange.record), *call.headers])
 
     async def _models(self, exchange: _Exchange) -> None:

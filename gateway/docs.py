@@ -12,7 +12,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from gateway.types import Json
-from gateway.wire.parse import SHAPES, Embedding
+from gateway.wire.parse import SHAPES, Embedding, RedactRequest
 from gateway.wire.responses import Responses
 
 _ERROR: Json = {
@@ -44,6 +44,13 @@ _ROUTES: tuple[tuple[str, str, str, str, str], ...] = (
     ("/v1/completions", "post", "chat", "Legacy completion, whole or streamed", "CompletionRequest"),
     ("/v1/responses", "post", "chat", "Response (Responses API, stateless), whole or streamed", "ResponsesRequest"),
     ("/v1/embeddings", "post", "embeddings", "Embeddings by the local MiniLM", "Embedding"),
+    (
+        "/v1/redact",
+        "post",
+        "redaction",
+        "Texts with their personal data replaced as a model's policy says",
+        "RedactRequest",
+    ),
     ("/v1/models", "get", "models", "Models that this key may use", ""),
     ("/v1/fraud/score", "post", "fraud", "Score one transaction, or a list under `transactions`", "Transaction"),
     (
@@ -74,6 +81,7 @@ def _schema(app: FastAPI) -> dict[str, Any]:
         "ChatRequest": SHAPES["chat"],
         "CompletionRequest": SHAPES["completion"],
         "Embedding": Embedding,
+        "RedactRequest": RedactRequest,
         "ResponsesRequest": Responses,
     }
     from gateway.steps.fraud import EXAMPLES  # not before somebody asks for the description

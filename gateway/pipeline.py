@@ -21,7 +21,7 @@ from gateway.errors import BadRequest, ContentBlocked
 from gateway.limits import Grant, Limiter
 from gateway.routing import Router
 from gateway.types import Caller, ChatRequest, Chunk, Endpoint, Json, Record, Route, Usage
-from gateway.wire.parse import Embedding, parse, parse_embedding
+from gateway.wire.parse import Embedding, parse, parse_embedding, parse_redact
 from gateway.wire.replies import canned, read_usage
 from gateway.wire.responses import parse_responses
 from gateway.wire.texts import chunk_texts
@@ -130,6 +130,33 @@ class Pipeline:
         caller = await self.authenticate(call)
         grant = await self._limiter.reserve(caller, 0)
         call.headers.extend(grant.headers())
+
+    async def redact(self, call: Call) -> Json:
+        """Texts of another system with their personal data replaced as a model's policy says; no model is asked.
+
+        What stood there is not told: the texts cannot be put back. Raises: BadRequest for a model without a policy, or an error of the step.
+        """
+        caller = await self.authenticate(call)
+        wanted = parse_redact(call.raw)
+        route = self._router.find(caller, wanted.model)
+        if route.policy is None:
+            raise BadRequest(
+                "This model has no policy, so nothing says what to replace.", param="model", code="no_policy"
+            )
+        call.record.model = call.record.route = route.model
+        body: Json = {"model": wanted.model, "prompt": wanted.texts()}
+        request = ChatRequest("completion", wanted.model, body, False, False, call.record, 0.0)
+        grant = await self._limiter.reserve(caller, len(call.raw) // _BYTES_PER_TOKEN)
+        call.headers.extend(grant.headers())
+        with self._steps.pin(route, request):
+            await self._steps.redact(route, request)
+        return {
+            "object": "redaction",
+            "model": route.model,
+            "policy": f"{call.record.policy}@{call.record.policy_digest[:12]}",
+            "output": body["prompt"],
+            "redacted": dict(call.record.redacted),
+        }
 
     async def authenticate(self, call: Call) -> Caller:
         """Raises: Unauthenticated."""

@@ -106,6 +106,16 @@ class Embedding(msgspec.Struct, kw_only=True):
         return [self.input] if isinstance(self.input, str) else self.input
 
 
+class RedactRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """Texts whose personal data is to be replaced as the policy of a model says."""
+
+    model: Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
+    input: str | Texts
+
+    def texts(self) -> list[str]:
+        return [self.input] if isinstance(self.input, str) else self.input
+
+
 SHAPES: dict[Endpoint, type[_Sampling | Embedding]] = {"chat": _Chat, "completion": _Completion, "embedding": Embedding}
 
 # What a caller must not set: each would move a decision of the operator's into the request (PEERS: CVE-2024-6587, CVE-2025-62164).
@@ -168,6 +178,11 @@ def refuse_control_fields(body: Json) -> None:
 def parse_embedding(raw: bytes) -> Embedding:
     """Raises: BadRequest naming the field and what would be right."""
     return convert(decode(raw), Embedding)
+
+
+def parse_redact(raw: bytes) -> RedactRequest:
+    """Raises: BadRequest naming the field and what would be right."""
+    return convert(decode(raw), RedactRequest)
 
 
 def decode(raw: bytes) -> Json:

@@ -174,6 +174,31 @@ async def test_the_whole_road(
     assert f'callgate_guardrail_decisions_total{{digest="{digest}",outcome="not_run"' in metrics
 
 
+async def test_texts_of_other_systems_are_redacted_as_the_policy_says_and_no_model_is_asked(
+    guarded_gateway: tuple[Gateway, list[bytes]], openai_backend: Backend
+) -> None:
+    gateway, _ = guarded_gateway
+    before = len(openai_backend.bodies)
+    texts = [f"I am {NAME}, write to {MAIL}", "nothing here", f"once more: {MAIL}"]
+    status, body, response = await gateway.post("/v1/redact", {"model": "echo", "input": texts})
+    assert status == 200
+    assert NAME not in json.dumps(body)
+    assert body["output"][1] == "nothing here"
+    assert body["output"][2] == "once more: [EMAIL_ADDRESS_1]"
+    assert body["redacted"]["EMAIL_ADDRESS"] == 2
+    assert body["policy"].startswith("call-centre@")
+    assert len(openai_backend.bodies) == before
+    assert response.headers["x-ratelimit-limit-requests"]
+    for wrong, code in (
+        ({"model": "plain", "input": "a"}, 404),
+        ({"model": "echo"}, 400),
+        ({"model": "echo", "input": "a", "key": 1}, 400),
+    ):
+        assert (await gateway.post("/v1/redact", wrong))[0] == code
+    async with gateway.session.post(gateway.url + "/v1/redact", json={}, headers={"authorization": "x"}) as refused:
+        assert refused.status == 401
+
+
 async def test_hundreds_of_callers_at_once_never_see_each_others_values(
     guarded_gateway: tuple[Gateway, list[bytes]],
 ) -> None:
