@@ -1,6 +1,6 @@
 """A gateway for a side-by-side benchmark: `python -m tests.bench.serve passthrough|full [--port 19130] [--upstream URL]`.
 
-passthrough: keys, limits, metrics and 100 % tracing on, no policy. full: the same under the shipped policy, names included; its off-topic rail runs but only watches, since the kit's prompt is off topic. Redis and the sink
+passthrough: keys, limits, metrics and 100 % tracing on, no policy. full: the same under the shipped policy, names included; its rails run but only watch, since the kit's prompt is no caller's. Redis and the sink
 that takes the traces run as processes of other sessions on the last core, so that what is measured is the gateway. The mock models of the
 benchmark kit are routed by their names.
 """
@@ -87,7 +87,10 @@ def serve(profile: str, port: int, upstream: str) -> None:
         if guarded:
             watching = Path(shutil.copytree(ROOT / "guardrails/policies/call-centre", Path(folder) / "policy"))
             policy = watching / "policy.yaml"
-            policy.write_text(policy.read_text().replace("detector: topic", "detector: topic\n    mode: monitor"))
+            written = yaml.safe_load(policy.read_text())
+            for rail in written["rails"].values():
+                rail["mode"] = "monitor"  # they run, and the kit's prompt, which is no caller's, still passes
+            policy.write_text(yaml.safe_dump(written, sort_keys=False))
             data["policies"] = {"call-centre": str(watching)}
         path = Path(folder) / "callgate.yaml"
         path.write_text(yaml.safe_dump({**data, "state_dir": folder}))
