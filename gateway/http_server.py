@@ -1,7 +1,7 @@
 """uvicorn's HTTP protocol with the two steps that cost most done leaner: reading a request's head and writing a response.
 
 It is on the path of every request: the head of a response leaves together with its first piece, in one write, and header names and values are
-checked together instead of one by one (14 against 28 microseconds a request, 2026-11). Parsing, framing of requests, keep-alive,
+checked together instead of one by one (uvicorn's way was about an eighth of a request by a profile, 2026-11). Parsing, framing of requests, keep-alive,
 flow control and draining stay uvicorn's. It knows ASGI and nothing of what is served.
 """
 
