@@ -19,6 +19,12 @@ def pytest_runtest_setup() -> None:
     pytest_socket.socket_allow_hosts(["127.0.0.1", "::1", "localhost"], allow_unix_socket=True)
 
 
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """A failure is printed when it happens, so that a run that is cut short has named it."""
+    if report.failed and "PYTEST_XDIST_WORKER" not in os.environ:
+        print(f"\n{report.nodeid} failed ({report.when}, {report.duration:.1f} s):\n{report.longreprtext}", flush=True)
+
+
 @pytest.fixture(scope="session")
 def data_dir() -> Path:
     """The folder of labelled data; a test that needs it is skipped, and says so, where there is none."""
