@@ -6,51 +6,34 @@ CALLGATE_API_KEY (for the gateway) and CALLGATE_EVAL_KEY (signs and verifies rep
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
-import sys
-import traceback
-from collections.abc import Callable, Iterator
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from typer.core import TyperGroup
-from typer.exceptions import TyperException
+
+from evals.terminal import (
+    EXIT_BROKEN,
+    Format,
+    UsageIs3,
+    broken_is_3,
+    describe,
+    exit_code,
+    finish,
+    print_json,
+    progress_bars,
+    show,
+)
 
 if TYPE_CHECKING:
-    from evals.calibrate import Calibration
+    from evals.launch import Options
     from evals.report import Report
+    from evals.run import Progress
     from evals.simulate import Tally
 
-EXIT_BROKEN = 3
-
-
-class _UsageIs3(TyperGroup):
-    """Typer ends a usage error with 2, which here means inconclusive; CI must be able to tell them apart."""
-
-    def make_context(self, *args: Any, **extra: Any) -> Any:
-        with _usage_is_3():
-            return super().make_context(*args, **extra)
-
-    def invoke(self, ctx: Any) -> Any:
-        with _usage_is_3():
-            return super().invoke(ctx)
-
-
-@contextlib.contextmanager
-def _usage_is_3() -> Iterator[None]:
-    try:
-        yield
-    except TyperException as error:
-        error.exit_code = EXIT_BROKEN
-        raise
-
-
 app = typer.Typer(
-    cls=_UsageIs3,
+    cls=UsageIs3,
     name="eval",
     no_args_is_help=True,
     help="Is this version better than that one? Says promote, reject or inconclusive, and why.\n\n"
@@ -58,17 +41,24 @@ app = typer.Typer(
     epilog="Exit codes: 0 promote, 1 reject, 2 inconclusive, 3 usage or broken.",
 )
 
+gate_app = typer.Typer(
+    cls=UsageIs3,
+    invoke_without_command=True,
+    epilog="Exit codes: 0 promote, 1 reject, 2 inconclusive, 3 usage or broken.",
+)
+
+
+class Engine(StrEnum):
+    """Where the shards of a run are worked on; `job`: this process is one pod of a Kubernetes Indexed Job."""
+
+    PROCESSES = "processes"
+    RAY = "ray"
+    JOB = "job"
+
+
 Machine = Annotated[bool, typer.Option("--json", help="One JSON document on standard output, nothing else.")]
 Labels = Annotated[Path | None, typer.Option(help="Human labels (JSONL); they calibrate and correct the judges.")]
 ReportFile = Annotated[Path, typer.Argument(help="A report.json of a run.")]
-
-
-class Format(StrEnum):
-    TERMINAL = "terminal"
-    JSON = "json"
-    MARKDOWN = "markdown"
-    JUNIT = "junit"
-    HTML = "html"
 
 
 @app.command()
@@ -84,6 +74,11 @@ def run(
     labels: Labels = None,
     concurrency: Annotated[int, typer.Option(min=1, max=256, help="Requests under way at once.")] = 4,
     shard: Annotated[str | None, typer.Option(help="Only part i of n, as i/n from 1; join with `compare`.")] = None,
+    shards: Annotated[int, typer.Option(min=1, max=1000, help="Cut into so many parts, and join them again.")] = 1,
+    engine: Annotated[
+        Engine, typer.Option(help="Where the shards run; job: this is one pod of an Indexed Job.")
+    ] = Engine.PROCESSES,
+    ray_address: Annotated[str, typer.Option(help="A Ray cluster; local: one of its own on this machine.")] = "local",
     cache: Annotated[Path | None, typer.Option(help="Keep replies in this file for later runs too.")] = None,
     mlflow: Annotated[str | None, typer.Option(help="Tell this MLflow tracking URI too.")] = None,
     model_version: Annotated[str | None, typer.Option(help="NAME/VERSION in MLflow's registry to tag.")] = None,
@@ -95,20 +90,42 @@ def run(
 
     A run that died is continued by the same command: replies are kept in OUT until a run is complete.
     """
-    from evals.launch import Options, launch
+    from evals.launch import Options, record
+    from evals.tracking import Trackers
 
     options = Options(
         suite, candidate, baseline, url, judge_url or url, out, labels, concurrency, _shard(shard), cache,
         os.environ.get("CALLGATE_API_KEY"), _signing_key(),
     )  # fmt: skip
-    with _broken_is_3(), _progress(quiet=machine) as progress:
-        report = launch(options, progress)
-    from evals.launch import record
-    from evals.tracking import Trackers
-
+    with broken_is_3(), progress_bars(quiet=machine) as progress:
+        report = _work(options, shards, engine, ray_address, progress)
+    if report is None:
+        typer.echo("this shard is done, others are not yet; the last one to finish writes the report", err=True)
+        return
     for line in record(report, suite, out, Trackers(mlflow, wandb, model_version), phoenix):
         typer.echo(line, err=True)
-    _finish(report, Format.JSON if machine else Format.TERMINAL)
+    if engine is Engine.JOB:
+        show(report, Format.JSON if machine else Format.TERMINAL)  # a verdict must not look like a pod that failed
+        return
+    finish(report, Format.JSON if machine else Format.TERMINAL)
+
+
+def _work(options: Options, shards: int, engine: Engine, ray_address: str, progress: Progress) -> Report | None:
+    """None where this was one shard of a job and others are still at work."""
+    if engine is Engine.JOB:
+        from evals.shards import launch_pod
+
+        index = os.environ.get("JOB_COMPLETION_INDEX", "")
+        if not index.isdigit() or int(index) >= shards:
+            raise ValueError(f"--engine job needs JOB_COMPLETION_INDEX below --shards {shards}, not {index!r}")
+        return launch_pod(options, int(index), shards)
+    if shards > 1 or engine is Engine.RAY:
+        from evals.shards import launch_shards
+
+        return launch_shards(options, shards, ray_address if engine is Engine.RAY else None, progress)
+    from evals.launch import launch
+
+    return launch(options, progress)
 
 
 @app.command()
@@ -124,7 +141,7 @@ def compare(
     from evals.launch import write_report
     from evals.report import build_report, sign
 
-    with _broken_is_3():
+    with broken_is_3():
         key = _signing_key()
         report = build_report(
             merge([load_evidence(path) for path in evidence]), load_labels(labels) if labels else None
@@ -132,7 +149,7 @@ def compare(
         report = sign(report, key) if key else report
         if out is not None:
             write_report(report, out)
-    _finish(report, Format.JSON if machine else Format.TERMINAL)
+    finish(report, Format.JSON if machine else Format.TERMINAL)
 
 
 @app.command()
@@ -143,11 +160,12 @@ def report(
     """Show a stored report. Exits with 0 whatever its verdict; `gate` exits with the verdict."""
     from evals.report import load_report
 
-    with _broken_is_3():
+    with broken_is_3():
         found = load_report(file)
-    _show(found, form)
+    show(found, form)
 
 
+@gate_app.callback()
 @app.command()
 def gate(file: ReportFile, machine: Machine = False) -> None:
     """Verify a report (digests, numbers, verdict, and the signature if CALLGATE_EVAL_KEY is set); exit with its
@@ -155,15 +173,15 @@ def gate(file: ReportFile, machine: Machine = False) -> None:
     """
     from evals.report import load_report, verify
 
-    with _broken_is_3():
+    with broken_is_3():
         found = load_report(file)
         verify(found, _signing_key())
     verdict, reasons = found.gate.verdict.value, list(found.gate.reasons)
     if machine:
-        _print_json({"verdict": verdict, "reasons": reasons, "report": found.digest})
+        print_json({"verdict": verdict, "reasons": reasons, "report": found.digest})
     else:
         typer.echo("\n  ".join([verdict, *reasons]))
-    raise typer.Exit(_exit_code(verdict))
+    raise typer.Exit(exit_code(verdict))
 
 
 @app.command()
@@ -177,14 +195,14 @@ def calibrate(
     from evals.calibrate import load_labels
     from evals.report import load_report
 
-    with _broken_is_3():
+    with broken_is_3():
         calibrations = measure(load_report(file).evidence, load_labels(labels))
     if machine:
         import msgspec
 
-        _print_json(msgspec.to_builtins(calibrations))
+        print_json(msgspec.to_builtins(calibrations))
     for calibration in () if machine else calibrations:
-        typer.echo(_describe(calibration))
+        typer.echo(describe(calibration))
     raise typer.Exit(int(any(c.trust.labels and not c.trust.may_decide for c in calibrations)))
 
 
@@ -205,12 +223,12 @@ def plan(
     """How many conversations decide, or what a given number of them can show."""
     from evals.statistics.planning import Design, conversations_needed, detectable_difference
 
-    with _broken_is_3():
+    with broken_is_3():
         design = Design(discordance, alpha, power, cases, icc, labelled, judge_correlation)
         needed = conversations_needed(design, margin=margin, difference=difference)
         detectable = detectable_difference(design, conversations) if conversations else None
     if machine:
-        _print_json({"conversations_needed": needed, "detectable_difference": detectable})
+        print_json({"conversations_needed": needed, "detectable_difference": detectable})
         return
     typer.echo(f"conversations needed: {needed if needed is not None else 'no number of them shows it'}")
     if conversations:
@@ -245,11 +263,11 @@ def simulate(
                 f"rejected {tally.rejected / tally.releases:7.2%}  looked at {tally.mean_share_used:4.0%}"
             )
     if machine:
-        _print_json(msgspec.to_builtins(tallies))
+        print_json(msgspec.to_builtins(tallies))
     if plot is not None:
         differences = [round(-3 * margin + margin * step / 4, 6) for step in range(21)]
         power = list(power_curve(differences, max(200, releases // 5), margin=margin, alpha=alpha, seed=seed))
-        with _broken_is_3():
+        with broken_is_3():
             plot.write_text(_power_plot(power, margin), encoding="utf-8")
     raise typer.Exit(int(any(t.bad and t.method == "ours" and t.promoted.low > alpha for t in tallies)))
 
@@ -276,7 +294,7 @@ def queue(
     from evals.launch import ask_for_labels, read_labels
     from evals.report import load_report
 
-    with _broken_is_3():
+    with broken_is_3():
         found = load_report(file)
         lines = ask_for_labels(found, suite, phoenix) if read is None else read_labels(found, phoenix, read)
         for line in lines:
@@ -294,10 +312,10 @@ def lock(
 
     from evals.launch import lock as write
 
-    with _broken_is_3():
+    with broken_is_3():
         scores = write(suite, judge_url, Path(".callgate/evals"), os.environ.get("CALLGATE_API_KEY"))
     if machine:
-        _print_json(msgspec.to_builtins(scores))
+        print_json(msgspec.to_builtins(scores))
     for one in () if machine else scores:
         typer.echo(
             f"{one.metric}: kappa {one.kappa:.2f} [{one.low:.2f}, {one.high:.2f}] on {one.labels} anchors, {one.judge}"
@@ -309,40 +327,7 @@ def schema() -> None:
     """Print the JSON Schema of suite.yaml."""
     from evals.suite import json_schema
 
-    _print_json(json_schema())
-
-
-def _finish(found: Report, form: Format) -> None:
-    _show(found, form)
-    raise typer.Exit(_exit_code(found.gate.verdict.value))
-
-
-def _show(found: Report, form: Format) -> None:
-    import msgspec
-    from rich.console import Console
-
-    from evals.render import to_junit, to_markdown, to_terminal
-
-    if form is Format.TERMINAL:
-        Console().print(to_terminal(found))
-    elif form is Format.JSON:
-        sys.stdout.write(msgspec.json.format(msgspec.json.encode(found), indent=1).decode() + "\n")
-    else:
-        from evals.html import to_html
-
-        write = {Format.MARKDOWN: to_markdown, Format.JUNIT: to_junit, Format.HTML: to_html}[form]
-        sys.stdout.write(write(found))
-
-
-def _exit_code(verdict: str) -> int:
-    return {"promote": 0, "reject": 1, "inconclusive": 2}[verdict]
-
-
-def _describe(calibration: Calibration) -> str:
-    trust = calibration.trust
-    more = f"; about {trust.labels_needed} labels would decide" if trust.labels_needed else ""
-    unmatched = f"; {calibration.unmatched} labels fit no scored answer" if calibration.unmatched else ""
-    return f"{calibration.metric}: {trust.standing.value}: {trust.reason}{more}{unmatched}"
+    print_json(json_schema())
 
 
 def _shard(text: str | None) -> tuple[int, int] | None:
@@ -358,42 +343,3 @@ def _shard(text: str | None) -> tuple[int, int] | None:
 def _signing_key() -> bytes | None:
     text = os.environ.get("CALLGATE_EVAL_KEY")
     return text.encode() if text else None
-
-
-def _print_json(value: Any) -> None:
-    sys.stdout.write(json.dumps(value, indent=1, default=str) + "\n")
-
-
-@contextlib.contextmanager
-def _broken_is_3() -> Iterator[None]:
-    from evals.errors import EvalError
-
-    try:
-        yield
-    except (EvalError, ValueError, OSError) as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(EXIT_BROKEN) from error
-    except Exception as error:
-        traceback.print_exc()
-        raise typer.Exit(EXIT_BROKEN) from error
-
-
-@contextlib.contextmanager
-def _progress(*, quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
-    """A bar a stage on standard error, with rate and time left; silent for machines and where nobody watches."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}/s"))
-    console = Console(stderr=True)
-    with Progress(*columns, TimeRemainingColumn(), console=console, disable=quiet or not console.is_terminal) as bars:
-        tasks: dict[str, Any] = {}
-
-        def show(stage: str, done: int, total: int) -> None:
-            task = tasks.setdefault(stage, None)
-            if task is None:
-                task = tasks[stage] = bars.add_task(stage, total=total, rate="-")
-            speed = bars.tasks[task].speed
-            bars.update(task, completed=done, rate="-" if speed is None else f"{speed:.1f}")
-
-        yield show

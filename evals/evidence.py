@@ -5,6 +5,7 @@ Its digest covers content and not time, order or sharding: one process and four 
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -82,9 +83,16 @@ def case_of(sample: Sample, metrics: tuple[str, ...]) -> Case:
 
 
 def merge(shards: list[Evidence]) -> Evidence:
-    """Shards of one run as if it had not been cut. Raises RecordError if they are of different runs or overlap."""
+    """Shards of one run as if it had not been cut. Raises RecordError if they are of different runs or overlap.
+
+    The anchors are those of the shards that scored them (the first one does).
+    """
     if not shards:
         raise RecordError("nothing to merge: no shard was given")
+    anchors = next((shard.anchors for shard in shards if shard.anchors), ())
+    if any(shard.anchors not in ((), anchors) for shard in shards):
+        raise RecordError("the judges scored the anchors differently in different shards: score them in one")
+    shards = [replace(shard, anchors=anchors) for shard in shards]
     first = shards[0]
     cases, answers, scores = list(first.cases), list(first.answers), list(first.scores)
     for shard in shards[1:]:
@@ -102,7 +110,10 @@ def merge(shards: list[Evidence]) -> Evidence:
 
 
 def save_evidence(evidence: Evidence, path: Path) -> None:
-    path.write_bytes(msgspec.json.format(msgspec.json.encode(evidence), indent=1))
+    """Whole or not at all: who looks for the file of a shard never sees half of it."""
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}")
+    unfinished.write_bytes(msgspec.json.format(msgspec.json.encode(evidence), indent=1))
+    unfinished.replace(path)
 
 
 def load_evidence(path: Path) -> Evidence:

@@ -9,8 +9,8 @@ import asyncio
 import json
 import random
 import time
-from collections.abc import Iterator
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,13 +18,13 @@ from pathlib import Path
 from evals.calibrate import load_labels
 from evals.drift import AnchorScores, save_lock
 from evals.errors import SuiteError
-from evals.evidence import save_evidence
+from evals.evidence import Evidence, save_evidence
 from evals.html import to_html
 from evals.journal import Journal
 from evals.phoenix import Phoenix, choose, needed
 from evals.render import to_junit, to_markdown
-from evals.report import Report, save_report, sign
-from evals.run import EvalRun, Plan, Progress
+from evals.report import Report, build_report, save_report, sign
+from evals.run import EvalRun, Plan, Progress, require_answers
 from evals.suite import find_suite, load_suite, lock_path
 from evals.target import Budget, ChatClient, Patience, open_session
 from evals.tracking import Trackers
@@ -70,11 +70,42 @@ def launch(options: Options, progress: Progress | None = None) -> Report:
     return asyncio.run(_launch(options, progress))
 
 
+def gather(options: Options, progress: Progress | None = None) -> Evidence:
+    """What a run or its shard found, undecided; its replies are kept, so that it can be asked for again unpaid."""
+
+    async def run() -> Evidence:
+        async with _opened(options, progress) as (run, plan, _):
+            return await run.gather(plan)
+
+    return asyncio.run(run())
+
+
+def conclude(evidence: Evidence, options: Options) -> Report:
+    """The report of gathered evidence, signed where there is a key and written to options.out."""
+    for setting in (evidence.candidate, evidence.baseline):
+        require_answers(evidence.answers, setting.name)
+    report = build_report(evidence, load_labels(options.labels) if options.labels else None)
+    report = sign(report, options.signing_key) if options.signing_key else report
+    write_report(report, options.out)
+    return report
+
+
 async def _launch(options: Options, progress: Progress | None) -> Report:
+    if options.labels:
+        load_labels(options.labels)  # a fault in them is named before anything is paid for
+    async with _opened(options, progress) as (run, plan, journal):
+        report = conclude(await run.gather(plan), options)
+        if options.cache is None:
+            journal.delete()
+    return report
+
+
+@asynccontextmanager
+async def _opened(options: Options, progress: Progress | None) -> AsyncIterator[tuple[EvalRun, Plan, Journal]]:
     suite = load_suite(find_suite(options.suite))
-    labels = load_labels(options.labels) if options.labels else None
     plan = Plan(suite, suite.setting(options.candidate), suite.setting(options.baseline), options.shard)
     budget = Budget(max_requests=suite.model.budget.max_requests, max_cost_usd=suite.model.budget.max_cost_usd)
+    budget = budget.share(options.shard[1]) if options.shard else budget
     patience = Patience(deadline_s=suite.model.budget.deadline_s)
     async with AsyncExitStack() as stack:
         session = await stack.enter_async_context(open_session(options.concurrency))
@@ -96,12 +127,7 @@ async def _launch(options: Options, progress: Progress | None) -> Report:
             concurrency=options.concurrency, patience=patience, budget=budget,
         )  # fmt: skip
         run = EvalRun(target, judges, concurrency=options.concurrency, progress=progress, anchor_client=anchors)
-        report = await run.run(plan, labels)
-        report = sign(report, options.signing_key) if options.signing_key else report
-        write_report(report, options.out)
-        if options.cache is None:
-            journal.delete()
-    return report
+        yield run, plan, journal
 
 
 def lock(suite: str, judge_url: str, out: Path, api_key: str | None) -> tuple[AnchorScores, ...]:

@@ -8,25 +8,24 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from pathlib import Path
 from typing import TypeVar
 
-from evals.calibrate import Labels
 from evals.digests import code_digest
 from evals.drift import AnchorScores, score_anchors
 from evals.errors import SuiteError, TargetError
 from evals.evidence import Evidence, MetricPlan, case_of
 from evals.judges.build import build_judges, build_pairwise
 from evals.judges.pairwise import PairwiseJudge
-from evals.report import Report, build_report
 from evals.suite import Suite
 from evals.target import ChatClient, Price, Target
 from evals.types import Answer, Judge, Sample, Score, Setting
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-Progress = Callable[[str, int, int], None]
-"""Called as (stage, done, total) after every answer and score."""
+Progress = Callable[[str, int, int, Decimal | None], None]
+"""Called as (stage, done, total, dollars spent so far) after every answer and score; None where they are not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +57,11 @@ class EvalRun:
         self._concurrency = concurrency
         self._progress = progress or _say_nothing
 
-    async def run(self, plan: Plan, labels: Labels | None = None) -> Report:
-        """Raises TargetError if one setting gave no answer at all."""
+    async def gather(self, plan: Plan) -> Evidence:
+        """All answers and scores, undecided. Raises TargetError if one setting of a whole run gave no answer at all.
+
+        The anchors of a run that is cut into shards are scored by the first shard alone.
+        """
         judges = build_judges(plan.suite.model, self._judge_client)
         pairwise = build_pairwise(plan.suite.model, self._judge_client)
         samples = self.load(plan)
@@ -68,9 +70,8 @@ class EvalRun:
         scores = await self.judge(samples, [*candidate, *baseline], judges)
         scores += await self.judge_pairs(samples, candidate, baseline, pairwise)
         evidence = collect(plan, samples, {**judges, **pairwise}, [*candidate, *baseline], scores)
-        anchors = await self.score_anchors(plan.suite)
-        evidence = replace(evidence, anchors=anchors, locked=plan.suite.locked)
-        return build_report(evidence, labels)
+        anchors = await self.score_anchors(plan.suite) if plan.shard is None or plan.shard[0] == 0 else ()
+        return replace(evidence, anchors=anchors, locked=plan.suite.locked)
 
     async def score_anchors(self, suite: Suite) -> tuple[AnchorScores, ...]:
         """Empty where the suite has none."""
@@ -88,9 +89,8 @@ class EvalRun:
         target = Target(setting, self._client, Price(price.prompt_usd, price.completion_usd))
         asked = [(sample, repeat) for sample in samples for repeat in range(plan.suite.model.repeats)]
         answers = await self._each(f"answers of {setting.name}", asked, lambda pair: target.answer(*pair))
-        errors = [answer.error for answer in answers if answer.error is not None]
-        if answers and len(errors) == len(answers):
-            raise TargetError(f"target {setting.name!r} gave no answer at all; the first error was: {errors[0]}")
+        if plan.shard is None:
+            require_answers(answers, setting.name)
         return answers
 
     async def judge(self, samples: Sequence[Sample], answers: list[Answer], judges: dict[str, Judge]) -> list[Score]:
@@ -131,7 +131,7 @@ class EvalRun:
             for index, item in waiting:
                 results[index] = await work(item)
                 done += 1
-                self._progress(stage, done, len(items))
+                self._progress(stage, done, len(items), self._client.budget.cost_usd)
 
         async with asyncio.TaskGroup() as group:
             for _ in range(min(self._concurrency, len(items))):
@@ -139,7 +139,15 @@ class EvalRun:
         return [result for result in results if result is not None]
 
 
-def _say_nothing(_stage: str, _done: int, _total: int) -> None:
+def require_answers(answers: Sequence[Answer], setting: str) -> None:
+    """Raises TargetError where a setting was asked and every answer is an error."""
+    mine = [answer for answer in answers if answer.setting == setting]
+    errors = [answer.error for answer in mine if answer.error is not None]
+    if mine and len(errors) == len(mine):
+        raise TargetError(f"target {setting!r} gave no answer at all; the first error was: {errors[0]}")
+
+
+def _say_nothing(_stage: str, _done: int, _total: int, _cost_usd: Decimal | None) -> None:
     return None
 
 

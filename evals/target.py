@@ -60,6 +60,11 @@ class Budget:
         self.requests = 0
         self.cost_usd = Decimal(0)
 
+    def share(self, count: int) -> Budget:
+        """What one of `count` shards may spend, so that together they keep the limit; at least one request."""
+        requests = None if self._max_requests is None else max(1, self._max_requests // count)
+        return Budget(max_requests=requests, max_cost_usd=None if self._max_cost is None else self._max_cost / count)
+
     def reserve(self, worst_usd: Decimal) -> bool:
         """False, and nothing reserved, if the request could break a limit."""
         if self._max_requests is not None and self.requests >= self._max_requests:

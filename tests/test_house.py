@@ -37,6 +37,7 @@ VENDORS = {
     "ragas": ["evals/judges/by_ragas.py"],
     "deepeval": ["evals/judges/by_deepeval.py"],
     "mlflow": ["evals/tracking.py", "serving/fraud/tracking.py"],
+    "ray": ["evals/shards.py"],
     "wandb": ["evals/tracking.py"],
     "phoenix": ["evals/phoenix.py"],
     "lightgbm": ["serving/fraud/model.py", "serving/fraud/train.py"],
@@ -94,7 +95,7 @@ def test_only_the_settings_read_the_environment() -> None:
                 and node.value.id == "os"
             ):
                 readers.add(path)
-    # Besides: the supervisor and the tour hand their own environment to children; two libraries are told to be quiet by theirs.
+    # Besides: the supervisor and the tour hand their own environment to children; libraries are told to be quiet by theirs.
     allowed = {
         "gateway/settings.py",
         "gateway/up.py",
@@ -104,6 +105,7 @@ def test_only_the_settings_read_the_environment() -> None:
         "guardrails/nemo.py",
         "evals/judges/by_deepeval.py",
         "evals/judges/by_ragas.py",
+        "evals/shards.py",
         "evals/tracking.py",
     }
     commands = {path for path in readers if path.endswith(("/cli.py", "/embedded.py"))}

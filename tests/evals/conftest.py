@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +15,7 @@ from aiohttp import web
 
 from evals.journal import Journal
 from evals.target import Budget, ChatClient, Patience, open_session
+from tests.evals.tiny import Served, write_suite
 
 Script = Callable[[dict[str, Any], int], web.Response]
 
@@ -121,3 +122,14 @@ async def make_client(double: Double, hands: Hands, tmp_path: Path) -> AsyncIter
             )
 
         yield make
+
+
+@pytest.fixture
+def served() -> Iterator[Served]:
+    with Served() as double:
+        yield double
+
+
+@pytest.fixture
+def suite(tmp_path: Path) -> Path:
+    return write_suite(tmp_path / "tiny")

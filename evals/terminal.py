@@ -1,0 +1,133 @@
+"""What a person or a CI job sees of a run: bars with what is left, tables, JSON, and exit codes that tell verdicts and faults apart.
+
+Decides nothing; evals/cli.py has the commands.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+import traceback
+from collections.abc import Iterator
+from decimal import Decimal
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+import typer
+from typer.core import TyperGroup
+from typer.exceptions import TyperException
+
+if TYPE_CHECKING:
+    from evals.calibrate import Calibration
+    from evals.report import Report
+    from evals.run import Progress
+
+EXIT_BROKEN = 3
+
+
+class UsageIs3(TyperGroup):
+    """Typer ends a usage error with 2, which here means inconclusive; CI must be able to tell them apart."""
+
+    def make_context(self, *args: Any, **extra: Any) -> Any:
+        with _usage_is_3():
+            return super().make_context(*args, **extra)
+
+    def invoke(self, ctx: Any) -> Any:
+        with _usage_is_3():
+            return super().invoke(ctx)
+
+
+@contextlib.contextmanager
+def _usage_is_3() -> Iterator[None]:
+    try:
+        yield
+    except TyperException as error:
+        error.exit_code = EXIT_BROKEN
+        raise
+
+
+class Format(StrEnum):
+    TERMINAL = "terminal"
+    JSON = "json"
+    MARKDOWN = "markdown"
+    JUNIT = "junit"
+    HTML = "html"
+
+
+def finish(found: Report, form: Format) -> None:
+    show(found, form)
+    raise typer.Exit(exit_code(found.gate.verdict.value))
+
+
+def show(found: Report, form: Format) -> None:
+    import msgspec
+    from rich.console import Console
+
+    from evals.render import to_junit, to_markdown, to_terminal
+
+    if form is Format.TERMINAL:
+        Console().print(to_terminal(found))
+    elif form is Format.JSON:
+        sys.stdout.write(msgspec.json.format(msgspec.json.encode(found), indent=1).decode() + "\n")
+    else:
+        from evals.html import to_html
+
+        write = {Format.MARKDOWN: to_markdown, Format.JUNIT: to_junit, Format.HTML: to_html}[form]
+        sys.stdout.write(write(found))
+
+
+def exit_code(verdict: str) -> int:
+    return {"promote": 0, "reject": 1, "inconclusive": 2}[verdict]
+
+
+def describe(calibration: Calibration) -> str:
+    trust = calibration.trust
+    more = f"; about {trust.labels_needed} labels would decide" if trust.labels_needed else ""
+    unmatched = f"; {calibration.unmatched} labels fit no scored answer" if calibration.unmatched else ""
+    return f"{calibration.metric}: {trust.standing.value}: {trust.reason}{more}{unmatched}"
+
+
+def print_json(value: Any) -> None:
+    sys.stdout.write(json.dumps(value, indent=1, default=str) + "\n")
+
+
+@contextlib.contextmanager
+def broken_is_3() -> Iterator[None]:
+    from evals.errors import EvalError
+
+    try:
+        yield
+    except (EvalError, ValueError, OSError) as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(EXIT_BROKEN) from error
+    except Exception as error:
+        traceback.print_exc()
+        raise typer.Exit(EXIT_BROKEN) from error
+
+
+@contextlib.contextmanager
+def progress_bars(*, quiet: bool) -> Iterator[Progress]:
+    """A bar a stage on standard error, with rate, time left and dollars spent so far; silent for machines and where nobody watches."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        "{task.description}",
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}/s{task.fields[cost]}"),
+    )
+    console = Console(stderr=True)
+    with Progress(*columns, TimeRemainingColumn(), console=console, disable=quiet or not console.is_terminal) as bars:
+        tasks: dict[str, Any] = {}
+
+        def show(stage: str, done: int, total: int, cost_usd: Decimal | None) -> None:
+            task = tasks.setdefault(stage, None)
+            if task is None:
+                task = tasks[stage] = bars.add_task(stage, total=total, rate="-", cost="")
+            speed = bars.tasks[task].speed
+            rate, cost = "-" if speed is None else f"{speed:.1f}", f" ${cost_usd:.4f}" if cost_usd else ""
+            bars.update(task, completed=done, rate=rate, cost=cost)
+
+        yield show
