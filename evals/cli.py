@@ -43,6 +43,7 @@ app = typer.Typer(
 
 gate_app = typer.Typer(
     cls=UsageIs3,
+    subcommand_metavar="",
     invoke_without_command=True,
     epilog="Exit codes: 0 promote, 1 reject, 2 inconclusive, 3 usage or broken.",
 )

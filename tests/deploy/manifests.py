@@ -41,6 +41,30 @@ def pod_specs(manifests: list[Manifest]) -> Iterator[tuple[str, Manifest]]:
             yield name, manifest["spec"]
         elif manifest["kind"] in ("Deployment", "StatefulSet", "DaemonSet", "Job"):
             yield name, manifest["spec"]["template"]["spec"]
+        elif manifest["kind"] == "CronJob":
+            yield name, manifest["spec"]["jobTemplate"]["spec"]["template"]["spec"]
+
+
+def assert_least_privilege(manifests: list[Manifest], volumes: set[str]) -> None:
+    """Every pod: no root, no capabilities, nothing of the host, no API token, a read-only file system, limits."""
+    for name, pod in pod_specs(manifests):
+        assert pod["automountServiceAccountToken"] is False, name
+        assert pod["enableServiceLinks"] is False, name
+        assert pod["securityContext"]["runAsNonRoot"] is True, name
+        assert pod["securityContext"].get("runAsUser") != 0, name
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}, name
+        assert not {"hostNetwork", "hostPID", "hostIPC"} & pod.keys(), name
+        assert all(set(volume) & volumes for volume in pod.get("volumes", [])), name
+        for container in pod["containers"]:
+            context = container["securityContext"]
+            assert context["allowPrivilegeEscalation"] is False, name
+            assert context["privileged"] is False, name
+            assert context["readOnlyRootFilesystem"] is True, name
+            assert context["capabilities"] == {"drop": ["ALL"]}, name
+            assert {"cpu", "memory"} <= container["resources"]["limits"].keys(), name
+            assert {"cpu", "memory"} <= container["resources"]["requests"].keys(), name
+    for account in of_kind(manifests, "ServiceAccount"):
+        assert account["automountServiceAccountToken"] is False
 
 
 def validate(manifest: Manifest) -> None:

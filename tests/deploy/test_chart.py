@@ -167,26 +167,8 @@ def test_the_notes_say_how_to_make_the_secret_and_the_first_key() -> None:
 
 
 def test_no_pod_has_more_rights_than_it_needs(rendered: list[Manifest]) -> None:
-    pods = dict(k8s.pod_specs(rendered))
-    assert len(pods) == 2  # the gateway and the chart's own test
-    for name, pod in pods.items():
-        assert pod["automountServiceAccountToken"] is False, name
-        assert pod["enableServiceLinks"] is False, name
-        assert pod["securityContext"]["runAsNonRoot"] is True, name
-        assert pod["securityContext"].get("runAsUser") != 0, name
-        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}, name
-        assert not {"hostNetwork", "hostPID", "hostIPC"} & pod.keys(), name
-        assert all(set(volume) & {"configMap", "emptyDir"} for volume in pod.get("volumes", [])), name
-        for container in pod["containers"]:
-            context = container["securityContext"]
-            assert context["allowPrivilegeEscalation"] is False, name
-            assert context["privileged"] is False, name
-            assert context["readOnlyRootFilesystem"] is True, name
-            assert context["capabilities"] == {"drop": ["ALL"]}, name
-            assert {"cpu", "memory"} <= container["resources"]["limits"].keys(), name
-            assert {"cpu", "memory"} <= container["resources"]["requests"].keys(), name
-    for account in k8s.of_kind(rendered, "ServiceAccount"):
-        assert account["automountServiceAccountToken"] is False
+    assert len(dict(k8s.pod_specs(rendered))) == 2  # the gateway and the chart's own test
+    k8s.assert_least_privilege(rendered, volumes={"configMap", "emptyDir"})
 
 
 def test_no_manifest_holds_a_secret(rendered: list[Manifest]) -> None:

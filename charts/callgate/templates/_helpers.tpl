@@ -108,6 +108,9 @@ seccompProfile:
 {{- if eq (dig "auth" "keys" .Values.config) "none" -}}
 {{- fail "config.auth: none is only for a gateway on loopback; in a cluster use keys" -}}
 {{- end -}}
+{{- if and .Values.evals.enabled (not .Values.evals.results.existingClaim) -}}
+{{- fail "evals.results.existingClaim: name a claim that all pods of the run can write (ReadWriteMany)" -}}
+{{- end -}}
 {{- if and .Values.ingress.enabled (not .Values.ingress.hosts) -}}
 {{- fail "ingress.enabled: needs at least one entry in ingress.hosts" -}}
 {{- end -}}
