@@ -16,7 +16,7 @@ from guardrails.detectors.indirect import IndirectDetector
 from guardrails.detectors.reading import Reading
 from guardrails.detectors.shape import language_score, size_score
 from guardrails.detectors.topic import TopicDetector
-from guardrails.nemo import Check, Said
+from guardrails.nemo.checks import Check, Said
 from guardrails.policy import Policy, RailSettings
 from guardrails.tools import ToolRules, fault_of
 

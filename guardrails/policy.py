@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from guardrails.actions import ActionRefused, find_actions
 from guardrails.detectors.toxicity import LABELS
+from guardrails.flows import flows_of
 from guardrails.parts import digest_of, located, parts_of
 from guardrails.policy_lint import complaints
 from guardrails.risk import RiskSettings
@@ -89,8 +91,8 @@ class RailSettings(_Strict):
 
     @model_validator(mode="after")
     def _refusal_has_words(self) -> RailSettings:
-        if self.respond == "refusal" and not self.refusal:
-            raise ValueError("respond: refusal needs the words of it under refusal")
+        if self.respond == "refusal" and self.flow is None and not self.refusal:
+            raise ValueError("respond: refusal needs the words of it under refusal")  # a flow has words of its own
         return self
 
 
@@ -104,6 +106,7 @@ class OutputSettings(_Strict):
 class PolicyFile(_Strict):
     """policy.yaml. ``redaction`` is checked by whoever redacts. ``budget_ms``: what all rails of a stage may take together.
 
+    ``rails``: flows of the NeMo configuration that none of them names run as rails, too, as NeMo would run them.
     ``risk``: what is done at which fraud risk of the caller (guardrails/risk.py).
     ``speculative``: the model is called while the input rails run; nothing of its answer leaves before they pass, a block hangs up on it.
     ``actions``: Python that its flows execute, by name, from the image's trusted folder (guardrails/actions.py).
@@ -112,7 +115,9 @@ class PolicyFile(_Strict):
     version: Literal[1]
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
     description: str = ""
-    rails: dict[Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")], RailSettings]
+    rails: dict[Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")], RailSettings] = Field(
+        default_factory=dict
+    )
     output: OutputSettings = OutputSettings()
     budget_ms: Annotated[int, Field(ge=1, le=60_000)] | None = None
     speculative: bool = False
@@ -185,7 +190,7 @@ def load_policy(directory: Path, actions: Path | None = None) -> Policy:
         policy.name,
         digest(directory, policy, parts),
         directory,
-        policy.rails,
+        policy.rails | unnamed_rails(directory, policy.rails),
         policy.output,
         redaction,
         parts,
@@ -195,6 +200,18 @@ def load_policy(directory: Path, actions: Path | None = None) -> Policy:
         policy.risk,
         policy.speculative,
     )
+
+
+def unnamed_rails(directory: Path, named: Mapping[str, RailSettings]) -> dict[str, RailSettings]:
+    """Rails for the flows that NeMo would run and policy.yaml does not name: enforced, failing closed, answering in their own words."""
+    have = {(rail.stage, rail.flow) for rail in named.values()}
+    rails = {}
+    for stage, flow in flows_of(directory):
+        if (stage, flow) not in have:
+            slug = re.sub(r"[^a-z0-9]+", "-", f"{flow} {stage}" if flow in rails else flow.lower()).strip("-")[:60]
+            name = slug if slug not in named and slug not in rails else f"{stage}-{slug}"[:60]
+            rails[name] = RailSettings(flow=flow, stage=stage, respond="refusal")
+    return rails
 
 
 def digest(directory: Path, policy: PolicyFile, parts: Mapping[str, str]) -> str:

@@ -1,6 +1,6 @@
 """Rails at work: what a policy's rails decide on an input, and on an answer before its bytes leave.
 
-It knows texts and verdicts, not HTTP and not NeMo (guardrails/nemo.py). A ruling is a function of text and policy. Fails closed: a rail that raises or is late did not run, and unless
+It knows texts and verdicts, not HTTP and not NeMo (guardrails/nemo/). A ruling is a function of text and policy. Fails closed: a rail that raises or is late did not run, and unless
 its policy says `fail: open`, nothing passes.
 """
 
@@ -14,7 +14,9 @@ from typing import Any, get_args
 from guardrails.asked import Ask
 from guardrails.detectors.reading import Reading
 from guardrails.direct import DirectRail, build_direct
-from guardrails.nemo import Check, Embed, NemoRail, TopicalRail, build_rails
+from guardrails.nemo.build import Rail, build_rails
+from guardrails.nemo.checks import Check
+from guardrails.nemo.embeddings import Embed
 from guardrails.policy import Policy, RailSettings
 from guardrails.tools import ToolCall
 from guardrails.verdict import Outcome, Ruling, Stage, Verdict
@@ -24,9 +26,10 @@ _COST = {
     "direct": "our detector, called directly",
     "iorails": "0.1 ms CPU a check (catalogue rail)",
     "colang": "6 ms CPU a check (Colang flow)",
+    "colang2": "20 ms CPU a check (Colang 2.x flow)",
     "llm": "asks the guard model: its time and tokens",
 }
-_RANK = {"iorails": 0, "direct": 1, "colang": 2, "llm": 3}  # cheap before dear
+_RANK = {"iorails": 0, "direct": 1, "colang": 2, "colang2": 2, "llm": 3}  # cheap before dear
 _CHEAP = 1  # ranks up to this run one after another, without a task of their own (one thread embeds for all of them)
 
 
@@ -51,7 +54,7 @@ class Rails:
         self._clock = clock
         self._timed = timed
         self._ask = ask
-        self._built: dict[str, NemoRail | TopicalRail | DirectRail] = {}
+        self._built: dict[str, Rail | DirectRail] = {}
         self._named: dict[Stage, list[str]] = {}  # every rail of a stage, in the policy's order
         self._order: dict[Stage, list[str]] = {}  # those that run, cheap before dear
         self._first_dear: dict[Stage, int] = {}
@@ -171,7 +174,9 @@ class Rails:
             async with asyncio.timeout(limit_s if self._timed else None):
                 built = self._built[name]
                 check = await (
-                    built.check(messages, reading) if isinstance(built, DirectRail) else built.check(messages)
+                    built.check(messages, reading)
+                    if isinstance(built, DirectRail)
+                    else built.check(messages, reading.context)
                 )
         except TimeoutError:
             return self._not_run(name, rail, late, started)

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from gateway.settings import SettingsError
 from guardrails.asked import Ask
-from guardrails.nemo import Embed
+from guardrails.nemo.embeddings import Embed
 from guardrails.policy import Policy, PolicyError, load_policy
 from guardrails.rails import Rails
 from guardrails.redaction import RedactionSettings, Redactor, build_redactor

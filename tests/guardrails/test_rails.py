@@ -123,7 +123,11 @@ def edited(tmp_path: Path, **files: tuple[str, str]) -> Path:
         ({"policy_yaml": ("    deadline_ms: 1000\n  off-topic", "    deadline: 1000\n  off-topic")}, 11, "unknown key"),
         ({"policy_yaml": ("threshold: 0.5", "threshold: 1.7")}, None, "less than or equal to 1"),
         ({"policy_yaml": ("version: 1", "version: 2")}, 2, "1"),
-        ({"policy_yaml": ("    refusal: I can", "    # refusal: I can")}, None, "refusal"),
+        (
+            {"policy_yaml": ("deadline_ms: 3000\n", "\n  other: {stage: input, detector: topic, respond: refusal}\n")},
+            20,
+            "needs the words of it",
+        ),
         ({"policy_yaml": ("name: call-centre", "name: [")}, None, "expected"),
     ],
 )
