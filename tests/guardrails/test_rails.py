@@ -125,7 +125,7 @@ def edited(tmp_path: Path, **files: tuple[str, str]) -> Path:
         ({"policy_yaml": ("version: 1", "version: 2")}, 2, "1"),
         (
             {"policy_yaml": ("deadline_ms: 3000\n", "\n  other: {stage: input, detector: topic, respond: refusal}\n")},
-            20,
+            19,
             "needs the words of it",
         ),
         ({"policy_yaml": ("name: call-centre", "name: [")}, None, "expected"),
