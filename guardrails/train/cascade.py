@@ -193,7 +193,8 @@ class Vectors:
         new = sorted({text for text in texts if _key(text) not in self._known}, key=len)
         for start in range(0, len(new), 512):
             some = new[start : start + 512]
-            self._known |= dict(zip(map(_key, some), self._embed(some), strict=True))
+            vectors = self._embed(some).astype(np.float16).astype(np.float32)  # as they are kept, so that runs agree
+            self._known |= dict(zip(map(_key, some), vectors, strict=True))
         if new and self._path is not None:
             np.savez(
                 self._path, texts=list(self._known), vectors=np.stack(list(self._known.values())).astype(np.float16)
