@@ -5,10 +5,8 @@ It knows which detector a policy may name and what a score means, not how detect
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Literal
-
-import numpy as np
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal, Protocol
 
 from guardrails.detectors.answers import recited, unsupported
 from guardrails.detectors.cascade import MODELS, Cascade, Weights
@@ -21,7 +19,14 @@ from guardrails.policy import Policy, RailSettings
 from guardrails.tools import ToolRules, fault_of
 
 DEFAULT_THRESHOLD = 0.5
-Score = Callable[[Reading], Awaitable[float]]
+
+
+class Scorer(Protocol):
+    """A detector that gives one score. ``at_once``: without waiting for sentence vectors; None where it needs them."""
+
+    def at_once(self, reading: Reading) -> float | None: ...
+
+    async def score(self, reading: Reading) -> float: ...
 
 
 class DirectRail:
@@ -29,13 +34,21 @@ class DirectRail:
 
     engine: Literal["direct"] = "direct"
 
-    def __init__(self, score: Score, threshold: float | None) -> None:
-        self._score = score
+    def __init__(self, scorer: Scorer, threshold: float | None) -> None:
+        self._scorer = scorer
         self._threshold = DEFAULT_THRESHOLD if threshold is None else threshold
 
     async def check(self, messages: Sequence[Mapping[str, str]], reading: Reading | None = None) -> Check:
         """Scores the last message; ``reading``: of it, shared with other rails. Raises: whatever the detector raises."""
-        score = round(await self._score(reading or Reading(messages[-1]["content"], None)), 4)
+        return self._check(await self._scorer.score(reading or Reading(messages[-1]["content"], None)))
+
+    def at_once(self, reading: Reading) -> Check | None:
+        """``check``, where it needs no sentence vector; else None. Raises: as ``check``."""
+        score = self._scorer.at_once(reading)
+        return None if score is None else self._check(score)
+
+    def _check(self, score: float) -> Check:
+        score = round(score, 4)
         said = Said(self._threshold, score)
         return Check("blocked" if score > self._threshold else "passed", "", said)
 
@@ -53,37 +66,52 @@ def build_direct(policy: Policy) -> dict[str, DirectRail]:
     }
 
 
-def _scorer(rail: RailSettings, cascades: dict[str, Cascade]) -> Score:
+def _scorer(rail: RailSettings, cascades: dict[str, Cascade]) -> Scorer:
     if rail.detector == "size":
-        return _at_once(lambda reading: size_score(reading.text, rail.max_chars))
+        return _Plain(lambda reading: size_score(reading.text, rail.max_chars))
     if rail.detector == "language":
         language_score("a turn to load the model with", rail.languages)
-        return _at_once(lambda reading: language_score(reading.plain, rail.languages))
+        return _Plain(lambda reading: language_score(reading.plain, rail.languages))
     if rail.detector == "grounded":
-        return _at_once(lambda reading: unsupported(reading.text, reading.context))
+        return _Plain(lambda reading: unsupported(reading.text, reading.context))
     if rail.detector == "leak":
-        return _at_once(lambda reading: recited(reading.text, reading.context))
+        return _Plain(lambda reading: recited(reading.text, reading.context))
     if rail.detector == "tools":
         rules = ToolRules(rail.tool_risks, rail.allow_risks)
-        return _at_once(lambda reading: 0.0 if reading.call is None else float(bool(fault_of(reading.call, rules))))
+        return _Plain(lambda reading: 0.0 if reading.call is None else float(bool(fault_of(reading.call, rules))))
     if rail.detector == "indirect":
-        return IndirectDetector().score
+        return IndirectDetector()
     name = str(rail.detector)
     if name not in cascades:
         cascades[name] = Cascade(Weights.load(MODELS / name / "weights.npz"))
     cascade = cascades[name]
     if name == "topic":
-        return TopicDetector(cascade).score
-    wanted = [place for place, label in enumerate(cascade.labels) if not rail.kinds or label in rail.kinds]
-
-    async def score(reading: Reading) -> float:
-        return float(np.max((await cascade.scores(reading))[wanted]))
-
-    return score
+        return TopicDetector(cascade)
+    return _Kinds(cascade, [n for n, label in enumerate(cascade.labels) if not rail.kinds or label in rail.kinds])
 
 
-def _at_once(score: Callable[[Reading], float]) -> Score:
-    async def scored(reading: Reading) -> float:
-        return score(reading)
+class _Plain:
+    """A score that needs nothing but the text."""
 
-    return scored
+    def __init__(self, of: Callable[[Reading], float]) -> None:
+        self._of = of
+
+    def at_once(self, reading: Reading) -> float:
+        return self._of(reading)
+
+    async def score(self, reading: Reading) -> float:
+        return self._of(reading)
+
+
+class _Kinds:
+    """The highest score among some labels of a cascade."""
+
+    def __init__(self, cascade: Cascade, places: Sequence[int]) -> None:
+        self._cascade, self._places = cascade, list(places)
+
+    def at_once(self, reading: Reading) -> float | None:
+        scores = self._cascade.at_once(reading)
+        return None if scores is None else float(scores[self._places].max())
+
+    async def score(self, reading: Reading) -> float:
+        return float((await self._cascade.scores(reading))[self._places].max())

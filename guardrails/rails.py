@@ -171,13 +171,14 @@ class Rails:
         if self.policy.budget_ms is not None and (left := begun + self.policy.budget_ms / 1000 - started) < limit_s:
             limit_s, late = left, f"the policy's budget of {self.policy.budget_ms} ms was spent"
         try:
-            async with asyncio.timeout(limit_s if self._timed else None):
-                built = self._built[name]
-                check = await (
-                    built.check(messages, reading)
-                    if isinstance(built, DirectRail)
-                    else built.check(messages, reading.context)
-                )
+            built = self._built[name]
+            if not isinstance(built, DirectRail) or (check := built.at_once(reading)) is None:
+                async with asyncio.timeout(limit_s if self._timed else None):
+                    check = await (
+                        built.check(messages, reading)
+                        if isinstance(built, DirectRail)
+                        else built.check(messages, reading.context)
+                    )
         except TimeoutError:
             return self._not_run(name, rail, late, started)
         except Exception as error:  # noqa: BLE001 (whatever a rail raises: it did not run, and its fail mode decides)

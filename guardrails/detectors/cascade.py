@@ -70,18 +70,24 @@ class Cascade:
         self._known: Remembered[Vector] = Remembered()
         self.asked = 0  # how often the head was asked
 
+    def at_once(self, reading: Reading) -> Vector | None:
+        """Probability of each label, shape (k,), if it is remembered or n-grams alone find the text harmless; else None."""
+        if (known := self._known.get(reading.digest)) is not None:
+            return known
+        harmless = self._harmless(self._pieces(reading))
+        return None if harmless is None else self._known.keep(reading.digest, _probabilities(harmless))
+
     async def scores(self, reading: Reading) -> Vector:
         """Probability of each label, shape (k,). Raises: RuntimeError in doubt without embeddings."""
         if (known := self._known.get(reading.digest)) is not None:
             return known
-        scores = (1 / (1 + np.exp(-np.clip(await self.logits(reading), -30, 30)))).astype(np.float32)
-        return self._known.keep(reading.digest, scores)
+        return self._known.keep(reading.digest, _probabilities(await self.logits(reading)))
 
     async def logits(self, reading: Reading) -> Vector:
         """Of each label, shape (k,); 0 is where a text of the kind that it was fitted on starts to be flagged."""
-        pieces = np.stack([self._linear.logits(found) for found in reading.grams])
-        if (pieces < self._doubt).all():
-            return np.asarray(HARMLESS + np.maximum((pieces - self._doubt).max(axis=0), -10) / 5, dtype=np.float32)
+        pieces = self._pieces(reading)
+        if (harmless := self._harmless(pieces)) is not None:
+            return harmless
         self.asked += 1
         places = np.argsort(-pieces.max(axis=1), kind="stable")[:READ_PIECES]
         heads = self.head(await reading.vectors(places.tolist()), pieces[places])
@@ -95,12 +101,25 @@ class Cascade:
         margin = self._margin if not hidden.any() else np.zeros_like(self._margin)
         return np.asarray(np.maximum(as_text, self._slope * (best - margin) + self._shift), dtype=np.float32)
 
+    def _pieces(self, reading: Reading) -> Vector:
+        """N-gram logits of each piece, shape (n, k)."""
+        return np.array([self._linear.logits(found) for found in reading.grams])
+
+    def _harmless(self, pieces: Vector) -> Vector | None:
+        """The logits of a text without a doubtful piece."""
+        over = (pieces - self._doubt).max(axis=0)
+        return None if over.max() >= 0 else np.asarray(HARMLESS + np.maximum(over, -10) / 5, dtype=np.float32)
+
     def head(self, vectors: Vector, logits: Vector) -> Vector:
         """Logits of the head for pieces, shape (n, k)."""
         w1, b1, w2, b2 = self._head
         features = np.hstack([vectors * np.float32(vectors.shape[1] ** 0.5), 2 * np.tanh(logits / 4)])
         out: Vector = np.maximum(features @ w1 + b1, 0) @ w2 + b2
         return out
+
+
+def _probabilities(logits: Vector) -> Vector:
+    return np.asarray(1 / (1 + np.exp(-np.clip(logits, -30, 30))), dtype=np.float32)
 
 
 def text_features(heads: Vector, pieces: Vector, whole: Vector) -> Vector:

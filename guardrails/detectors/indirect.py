@@ -57,6 +57,10 @@ class IndirectDetector:
         self._slope, self._shift = float(arrays["slope"]), float(arrays["shift"])
         self._known: Remembered[float] = Remembered()
 
+    def at_once(self, reading: Reading) -> float | None:
+        """The score of a passage that was read before; else None."""
+        return self._known.get(reading.digest)
+
     async def score(self, reading: Reading) -> float:
         """Probability that the text holds an order to an assistant. Raises: RuntimeError without embeddings."""
         if (known := self._known.get(reading.digest)) is not None:

@@ -49,6 +49,8 @@ _SPACE = re.compile(r"[^\S\n]+")
 _REPEATED = re.compile(r"([^\s\d])\1{3,}")
 _DIGITS = str.maketrans("123456789", "000000000")
 
+_DIGIT = re.compile(r"\d")
+FEWEST_DIGITS = 8  # of a text in hex, binary or decimal codes: each letter of ASCII has one at least
 _BASE64 = re.compile(r"[A-Za-z0-9+/_-]{16,8000}={0,2}")
 _HEX = re.compile(r"(?:(?:0x|\\x|%)?[0-9a-fA-F]{2}[\s:,;-]?){8,4000}")
 _BINARY = re.compile(r"(?:[01]{8}\s?){4,2000}")
@@ -81,7 +83,7 @@ def plain(text: str) -> str:
 def unleeted(text: str) -> str:
     """The text with digits and signs read as letters in words that mix them; the text itself where fewer than two words do."""
     lowered = text.lower()
-    words = [m for m in _LEET_WORD.finditer(lowered) if _is_leet(m[0])]
+    words = [m for m in _LEET_WORD.finditer(lowered) if not m[0].isalpha() and _is_leet(m[0])]
     if len(words) < 2:
         return text
     pieces, at = [], 0
@@ -156,7 +158,7 @@ def _decoded(text: str) -> Iterator[str]:
         for match in _ESCAPED.finditer(text):
             codes = [int(code, 16) for code in match[0].split("\\u") if code]
             yield _readable("".join(map(chr, codes)))
-    if any(c.isdigit() for c in text):
+    if len(_DIGIT.findall(text)) >= FEWEST_DIGITS:
         yield from _numbers(text)
     for match in _BASE64.finditer(text):
         yield _from_base64(match[0])

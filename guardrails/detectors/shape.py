@@ -44,7 +44,7 @@ def language_score(plain: str, languages: Sequence[str]) -> float:
 
     Raises: RuntimeError when the package with the model is not installed.
     """
-    letters = sum(c.isalpha() for c in plain[:400])
+    letters = sum(map(str.isalpha, plain[:400]))
     if letters < FEWEST_LETTERS and not (letters >= 4 and not any("a" <= c <= "z" for c in plain)):
         return 0.0
     found = _model()(plain[:400].replace("\n", " "))

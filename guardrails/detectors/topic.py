@@ -22,6 +22,13 @@ class TopicDetector:
         """With the weights of guardrails/models/topic."""
         return cls(Cascade(Weights.load(MODELS / "topic" / "weights.npz")))
 
+    def at_once(self, reading: Reading) -> float | None:
+        """``score``, where it needs no sentence vector; else None."""
+        if len(reading.plain.split()) < SHORTEST_WORDS:
+            return 0.0
+        scores = self._cascade.at_once(reading)
+        return None if scores is None else float(scores[0])
+
     async def score(self, reading: Reading) -> float:
         """Probability that the text is off topic; 0 for texts under four words, which say nothing by themselves."""
         if len(reading.plain.split()) < SHORTEST_WORDS:

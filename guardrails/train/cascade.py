@@ -68,7 +68,11 @@ class Corpus:
 
     def folds(self) -> NDArray[np.int64]:
         """The fold of each example, by its group."""
-        return np.array([hashlib.sha256(e.group.encode()).digest()[0] % FOLDS for e in self.examples])
+        return np.array([fold_of(example.group) for example in self.examples])
+
+
+def fold_of(group: str) -> int:
+    return hashlib.sha256(group.encode()).digest()[0] % FOLDS
 
 
 def matrix_of(found: Sequence[Grams]) -> csr_matrix:

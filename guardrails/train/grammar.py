@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 import re
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 PHRASES = Path(__file__).parent / "phrases"
@@ -48,6 +49,7 @@ class Grammar:
         return re.sub(r" {2,}", " ", text).strip()
 
 
+@cache
 def load_grammar(name: str) -> Grammar:
     """A file of phrases/: `@slot` and `= family` begin lists of lines, `# ` a comment; `~` is nothing, `␣` a space at the border."""
     families: dict[str, list[str]] = {}

@@ -12,18 +12,22 @@ from pathlib import Path
 import numpy as np
 
 from guardrails.detectors.cascade import MODELS
+from guardrails.train.care import WRITTEN as CARE
+from guardrails.train.care import amid, care
 from guardrails.train.cascade import Corpus, Example, Floats, Vectors
 from guardrails.train.data import rows, sentence_embedder
 from guardrails.train.fit import Trainer, shipped
 from guardrails.train.grammar import load_grammar
-from guardrails.train.injection import TURNS, from_sources, general, note, turns
+from guardrails.train.injection import TURNS, from_sources, general, long_turns, note, turns
 from guardrails.train.points import Limits, operating_points
 
 SEED = 11
 WRITTEN = 1500  # of each family
+LONG_TURNS = 3000
+AMID = 800  # written ones amid an ordinary turn
 FLAGGED_SAFE = 0.06  # of XSTest's safe half, out of fold
 FLAGGED_TURNS = 0.002
-DOUBTED_TURNS = 0.04
+DOUBTED_TURNS = 0.03
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,14 +38,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(chosen: argparse.Namespace) -> dict[str, float]:
     """Trains, writes the weights, returns the out-of-fold figures."""
     corpus = Corpus.read(examples(chosen.data))
-    written = np.array([example.source.startswith("harm: ") for example in corpus.examples])
+    written = np.array([example.source.startswith(("harm: ", CARE)) for example in corpus.examples])
     note(f"{len(corpus.examples)} examples, {len(corpus.texts)} pieces")
     trainer = Trainer(corpus, Vectors(sentence_embedder(1), chosen.vectors), written)
     scores = trainer.out_of_fold(note)
     ordinary, safe = from_sources(trainer, *TURNS), safe_half(trainer)
     wild = from_sources(trainer, "WildGuard-benign via InjecGuard")
     limits = Limits(((safe, FLAGGED_SAFE), (ordinary & trainer.heads, FLAGGED_TURNS)), ((wild, FLAGGED_SAFE),))
-    points = operating_points(trainer, scores, [limits], (ordinary, DOUBTED_TURNS))
+    points = operating_points(trainer, scores, [limits], [ordinary, long_turns(trainer)], DOUBTED_TURNS)
     shipped(("harm",), trainer.fit(scores), points.arrays).save(chosen.out)
     return {name: round(value, 4) for name, value in measured(trainer, points.logits[:, 0]).items()}
 
@@ -80,13 +84,16 @@ def examples(data: Path) -> list[Example]:
         for family in grammar.families
         for text in grammar.many(family, WRITTEN, rng)
     ]
+    written += [
+        Example(amid(rng, e.text), e.labels, f"{e.source} amid a turn", e.group, 0.4) for e in rng.sample(written, AMID)
+    ]
     harmful = rows(data / "guard_harmful_requests.jsonl")
     benign = [row for row in rows(data / "guard_benign.jsonl") if row["source"] != "InjecGuard valid"]
     weights = {"XSTest": 4.0, "NotInject": 1.5}
     return [
         *(Example(row["text"], (1.0,), row["source"], row["group"], 1.0) for row in harmful),
         *(Example(row["text"], (0.0,), row["source"], row["group"], weights.get(row["source"], 0.7)) for row in benign),
-        *(_lighter(example) for example in (*turns(data, rng), *general(data, rng))),
+        *(_lighter(example) for example in (*turns(data, rng), *general(data, rng), *care(data, rng, LONG_TURNS))),
         *written,
     ]
 

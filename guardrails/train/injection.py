@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from guardrails.detectors.cascade import MODELS
+from guardrails.train.care import JOINED, WRITTEN, amid, care
 from guardrails.train.cascade import Corpus, Example, Floats, Vectors
 from guardrails.train.data import rows, sentence_embedder
 from guardrails.train.fit import Scores, Trainer, shipped
@@ -22,7 +23,7 @@ from guardrails.train.grammar import load_grammar
 from guardrails.train.points import Limits, operating_points
 
 SEED = 7
-DOUBTED_TURNS = 0.05  # of ordinary turns that the head is asked about
+DOUBTED_TURNS = 0.04  # of ordinary turns, short and long, that the head is asked about
 FLAGGED_TURNS = 0.008  # of ordinary turns, out of fold
 FLAGGED_LOOK_ALIKES = 0.07  # of NotInject, out of fold
 FLAGGED_LONG = 0.045  # of long ordinary requests
@@ -36,7 +37,9 @@ WANTED = {
     "compliance": 700,
 }
 WANTED |= dict.fromkeys(("spanish", "french", "german", "portuguese", "italian"), 250)
-GRAMMARS = ("attacks", "multilingual_attacks", "ordinary")
+LONG_TURNS = 4000
+AMID, SHORT_CHARS = 2500, 160  # attacks amid an ordinary turn, and how long they are
+GRAMMARS = ("attacks", "multilingual_attacks", "ordinary", WRITTEN)
 TURNS = ("topic_banking77.jsonl", "topic_clinc150.jsonl", "topic_nlupp.jsonl")
 
 
@@ -56,7 +59,7 @@ def run(chosen: argparse.Namespace) -> dict[str, float]:
         ((ordinary & trainer.heads, FLAGGED_TURNS), (from_sources(trainer, "NotInject"), FLAGGED_LOOK_ALIKES)),
         ((wild, FLAGGED_LONG), (long_ordinary, FLAGGED_LONG)),
     )
-    points = operating_points(trainer, scores, [limits], (ordinary, DOUBTED_TURNS))
+    points = operating_points(trainer, scores, [limits], [ordinary, long_turns(trainer)], DOUBTED_TURNS)
     figures = measured(trainer, points.logits[:, 0])
     figures["turns.asked"] = float(
         (scores.pieces[ordinary[trainer.corpus.owner], 0] > points.arrays["doubt"][0]).mean()
@@ -115,10 +118,16 @@ def from_sources(trainer: Trainer, *sources: str) -> NDArray[np.bool_]:
     return np.array([example.source in sources for example in trainer.corpus.examples])
 
 
+def long_turns(trainer: Trainer) -> NDArray[np.bool_]:
+    """Which examples are ordinary turns of several sentences."""
+    return np.array([example.source.partition(":")[0] in (JOINED, WRITTEN) for example in trainer.corpus.examples])
+
+
 def examples(data: Path) -> list[Example]:
     """All examples: label 1 an attack on the model's instructions."""
     rng = random.Random(SEED)  # noqa: S311 (texts, not secrets)
-    return [*_labelled(data), *turns(data, rng), *general(data, rng), *_written(rng)]
+    long = care(data, rng, LONG_TURNS)
+    return [*_labelled(data), *turns(data, rng), *general(data, rng), *long, *_written(rng)]
 
 
 def _labelled(data: Path) -> list[Example]:
@@ -178,6 +187,20 @@ def _written(rng: random.Random) -> list[Example]:
                 Example(_roughened(text, rng), (label,), f"{name}: {family}", f"{name} {family}", weight)
                 for text in texts
             ]
+    return [*out, *_amid(rng)]
+
+
+def _amid(rng: random.Random) -> list[Example]:
+    """Attacks in the middle of an ordinary turn."""
+    grammar = load_grammar("attacks")
+    out = []
+    for number in range(AMID):
+        family = rng.choice(sorted(grammar.families))
+        text = grammar.one(family, rng)
+        if len(text) <= SHORT_CHARS:
+            out.append(
+                Example(amid(rng, text), (1.0,), "attacks: amid a turn", f"attacks {family}", 0.5, number % 2 == 0)
+            )
     return out
 
 

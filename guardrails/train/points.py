@@ -30,16 +30,10 @@ class Points:
     logits: Floats
 
 
-def operating_points(trainer: Trainer, scores: Scores, limits: list[Limits], asked: tuple[Mask, float]) -> Points:
-    """``asked``: ordinary turns, and the share of them that the head may be asked about (by all labels together)."""
+def operating_points(trainer: Trainer, scores: Scores, limits: list[Limits], asked: list[Mask], share: float) -> Points:
+    """``asked``: kinds of ordinary turns, and the ``share`` of each that the head may be asked about (by all labels together)."""
     best, features = trainer.combined(scores)
-    turns, share = asked
-    rows = turns[trainer.corpus.owner]
-    highest = (
-        np.argsort(np.argsort(scores.pieces[rows], axis=0), axis=0).max(axis=1) / rows.sum()
-    )  # worst rank over labels
-    level = float(np.quantile(highest, 1 - share))
-    doubt = np.quantile(scores.pieces[rows], level, axis=0)
+    doubt = np.max([_doubt(trainer, scores, turns, share) for turns in asked], axis=0)
     kept: dict[str, list[object]] = {name: [] for name in ("slope", "shift", "text_weights", "text_bias", "margin")}
     logits = np.empty_like(best)
     for k, limit in enumerate(limits):
@@ -53,6 +47,15 @@ def operating_points(trainer: Trainer, scores: Scores, limits: list[Limits], ask
         {**{name: np.array(values) for name, values in kept.items()}, "doubt": doubt},
         np.where((doubted & heard)[:, None], logits, HARMLESS),
     )
+
+
+def _doubt(trainer: Trainer, scores: Scores, turns: Mask, share: float) -> Floats:
+    """The n-gram logits (k,) that ``share`` of these turns reach with a piece, for whatever label."""
+    highest = np.full((len(turns), scores.pieces.shape[1]), -np.inf)
+    np.maximum.at(highest, trainer.corpus.owner, scores.pieces)
+    highest = highest[turns]
+    ranks = np.argsort(np.argsort(highest, axis=0), axis=0).max(axis=1) / len(highest)
+    return np.asarray(np.quantile(highest, float(np.quantile(ranks, 1 - share)), axis=0))
 
 
 def _one_label(

@@ -14,19 +14,25 @@ import numpy as np
 
 from guardrails.detectors.cascade import MODELS
 from guardrails.detectors.topic import SHORTEST_WORDS
+from guardrails.train.care import WRITTEN as CARE
+from guardrails.train.care import amid, care
 from guardrails.train.cascade import Corpus, Example, Floats, Vectors
 from guardrails.train.data import rows, sentence_embedder
 from guardrails.train.fit import Scores, Trainer, shipped
 from guardrails.train.grammar import load_grammar
-from guardrails.train.injection import from_sources, note
+from guardrails.train.injection import from_sources, long_turns, note
 from guardrails.train.points import Limits, operating_points
 
 SEED = 17
+NEAR = 1200  # of each side
+LONG_TURNS, LONG_OFF = 3000, 1000
+INDUSTRIES = ("bank", "telecom")
 ON_TOPIC_DOMAINS = {"banking", "credit_cards"}
 CLINC, BANKING, SPOKEN = "topic_clinc150.jsonl", "topic_banking77.jsonl", "topic_nlupp.jsonl"
 FLAGGED_ON_TOPIC = 0.004
 FLAGGED_SPOKEN = 0.006
-ASKED = 0.12  # of on-topic turns
+FLAGGED_NEAR = 0.06  # of our own questions near other businesses
+ASKED = 0.06  # of on-topic turns, short and long
 # What callers of any contact centre say around their business; written for this project.
 SMALL_TALK = """\
 hello there how are you today
@@ -90,15 +96,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(chosen: argparse.Namespace) -> dict[str, float]:
     """Trains, writes the weights, returns the out-of-fold figures."""
     corpus = Corpus.read(examples(chosen.data))
-    written = np.array([example.source.startswith("written") for example in corpus.examples])
+    written = np.array([example.source.startswith(("written", CARE)) for example in corpus.examples])
     note(f"{len(corpus.examples)} examples, {len(corpus.texts)} pieces")
     trainer = Trainer(corpus, Vectors(sentence_embedder(1), chosen.vectors), written)
     scores = trainer.out_of_fold(note)
     on = trainer.labels[:, 0] < 0.5
     long_enough = np.array([len(text.split()) >= SHORTEST_WORDS for text in (e.text for e in corpus.examples)])
     ordinary, spoken = on & ~written & long_enough, from_sources(trainer, SPOKEN) & long_enough
-    limits = Limits(((ordinary, FLAGGED_ON_TOPIC), (spoken, FLAGGED_SPOKEN)), ())
-    points = operating_points(trainer, scores, [limits], (ordinary, ASKED))
+    near = from_sources(trainer, "written: near on")
+    limits = Limits(((ordinary, FLAGGED_ON_TOPIC), (spoken, FLAGGED_SPOKEN), (near, FLAGGED_NEAR)), ())
+    points = operating_points(trainer, scores, [limits], [ordinary, long_turns(trainer)], ASKED)
     shipped(("off_topic",), trainer.fit(scores), points.arrays).save(chosen.out)
     figures = measured(trainer, points.logits[:, 0], long_enough)
     figures["left out: auroc.nlupp"] = _without_spoken(trainer, scores, long_enough)
@@ -169,4 +176,26 @@ def examples(data: Path) -> list[Example]:
                 Example(text, (0.0,), f"written: {name} {family}", f"{family} {text[:18]}", 0.5)
                 for text in grammar.many(family, 500, rng)
             ]
-    return found
+    return [*found, *_near(rng), *_long(data, rng)]
+
+
+def _near(rng: random.Random) -> list[Example]:
+    """Questions near the business that are not its own, and such that are, in nearly the same words."""
+    grammar = load_grammar("near")
+    return [
+        Example(text, (float(family == "off"),), f"written: near {family}", f"near {text[:14]}", 0.7)
+        for family in ("off", "on")
+        for text in grammar.many(family, NEAR, rng)
+    ]
+
+
+def _long(data: Path, rng: random.Random) -> list[Example]:
+    """Turns of several sentences: about the business, and off topic with a polite word around it."""
+    off = [row for row in rows(data / CLINC) if row["domain"] not in {*ON_TOPIC_DOMAINS, "small_talk", "meta"}]
+    return [
+        *care(data, rng, LONG_TURNS, INDUSTRIES, 0.7),
+        *(
+            Example(amid(rng, row["text"], ("talk",)), (1.0,), "long off topic", row["group"], 0.7)
+            for row in rng.sample(off, LONG_OFF)
+        ),
+    ]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +17,18 @@ from numpy.typing import NDArray
 
 from guardrails.detectors.cascade import MODELS
 from guardrails.detectors.toxicity import LABELS, speech_of
+from guardrails.train.care import WRITTEN as CARE
+from guardrails.train.care import care
 from guardrails.train.cascade import Corpus, Example, Floats, Vectors
 from guardrails.train.data import rows, sentence_embedder
 from guardrails.train.fit import Trainer, shipped
 from guardrails.train.grammar import load_grammar
-from guardrails.train.injection import TURNS, from_sources, note, turns
+from guardrails.train.injection import TURNS, from_sources, long_turns, note, turns
 from guardrails.train.points import Limits, operating_points
 
 SEED = 13
 WRITTEN = 400
+LONG_TURNS = 3000
 FLAGGED_TURNS = 0.002
 DOUBTED_TURNS = 0.03
 MODERATION, TWEETS = "tox_openai_moderation.jsonl", "tox_davidson_tweets.jsonl"
@@ -40,14 +44,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(chosen: argparse.Namespace) -> dict[str, float]:
     """Trains, writes the weights, returns the out-of-fold figures."""
     corpus = Corpus.read(examples(chosen.data))
-    written = np.array([example.source.startswith("abuse: ") for example in corpus.examples])
+    written = np.array([example.source.startswith(("abuse: ", CARE)) for example in corpus.examples])
     note(f"{len(corpus.examples)} examples, {len(corpus.texts)} pieces")
     trainer = Trainer(corpus, Vectors(sentence_embedder(1), chosen.vectors), written, epochs=10, strength=10.0)
     scores = trainer.out_of_fold(note)
     ordinary = from_sources(trainer, *TURNS)
     angry = from_sources(trainer, "abuse: harmless")
     limits = [_limits(trainer, k, ordinary & trainer.heads, angry) for k in range(len(LABELS))]
-    points = operating_points(trainer, scores, limits, (ordinary, DOUBTED_TURNS))
+    points = operating_points(trainer, scores, limits, [ordinary, long_turns(trainer)], DOUBTED_TURNS)
     shipped(LABELS, trainer.fit(scores), points.arrays).save(chosen.out)
     return {name: round(value, 4) for name, value in measured(trainer, points.logits).items()}
 
@@ -100,6 +104,7 @@ def examples(data: Path) -> list[Example]:
         *(Example(row["text"], moderated(row), MODERATION, row["group"], 3.0) for row in rows(data / MODERATION)),
         *(Example(row["text"], tweeted(row["label"]), TWEETS, row["group"], 1.0) for row in rows(data / TWEETS)),
         *(Example(e.text, clean, e.source, e.group, 0.3, e.head and rng.random() < 0.5) for e in turns(data, rng)),
+        *(replace(e, labels=clean) for e in care(data, rng, LONG_TURNS, weight=0.3)),
         *(Example(text, clean, "tone_goemotions.jsonl", text, 0.3) for text in rng.sample(calm, min(3000, len(calm)))),
         *_written(rng),
     ]
