@@ -20,7 +20,10 @@ from evals.types import Answer, Limits, Sample, Score, Setting
 
 @dataclass(frozen=True, slots=True)
 class MetricPlan:
-    """A metric as the suite asks for it. `exact` is true where it is computed and not judged."""
+    """A metric as the suite asks for it. `exact` is true where it is computed and not judged.
+
+    `prompt` is all that a judge is told besides the case, with its sampling parameters and seed.
+    """
 
     name: str
     judge: str
@@ -28,6 +31,7 @@ class MetricPlan:
     decides: bool
     primary: bool
     margin: float
+    prompt: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from html import escape
 
 from evals.compare import slices
+from evals.habits import habits
 from evals.judges.personal_data import redact
 from evals.plots import Bar, forest, reliability
 from evals.report import Report
@@ -94,6 +95,7 @@ def _judges(report: Report) -> Iterator[str]:
         (m.name, m.judge, c.trust.standing.value, c.trust.reason, str(c.trust.labels_needed or "-")) for m, c in judged
     ]
     yield _table(("metric", "judge", "standing", "why", "labels that would decide"), rows)
+    yield _list(tuple(habits(report.evidence)))
     for calibration in report.calibrations:
         if calibration.agreement is not None:
             a = calibration.agreement
@@ -147,7 +149,7 @@ def _digests(report: Report) -> str:
         ("signature", report.signature or "not signed"),
         ("candidate", f"{evidence.candidate.model}, version {evidence.candidate.version}"),
         ("baseline", f"{evidence.baseline.model}, version {evidence.baseline.version}"),
-        *((f"tokens of {u.setting}", f"{u.prompt_tokens} + {u.completion_tokens}, {u.errors} without an answer") for u in report.usage),
+        *((f"tokens of {u.setting}", f"{u.prompt_tokens} + {u.completion_tokens}, ${u.cost_usd}, {u.errors} without an answer") for u in report.usage),
     ]  # fmt: skip
     return _table(("what", "value"), rows)
 

@@ -56,8 +56,13 @@ class Phoenix:
         for first in range(0, len(annotations), 500):
             # Not sync: spans arrive by a queue, and annotations that wait in it for their span are not refused.
             self._client.spans.log_span_annotations(span_annotations=annotations[first : first + 500], sync=False)
-        self._dataset(report, questions)
-        return f"{len(evidence.answers)} spans, {len(annotations)} annotations in project {PROJECT}"
+        dataset = self._dataset(report, questions)
+        for setting in (evidence.candidate.name, evidence.baseline.name):
+            self._experiment(report, dataset, setting, scores, at)
+        return (
+            f"{len(evidence.answers)} spans, {len(annotations)} annotations in project {PROJECT}, "
+            f"2 experiments on dataset {dataset.name}"
+        )
 
     def queue(self, report: Report, wanted: Sequence[Wanted], questions: Mapping[str, str], at: datetime) -> str:
         """Spans of exactly the answers that people are asked to label; annotate them by the metric's name with pass or fail."""
@@ -113,14 +118,53 @@ class Phoenix:
                 if "duplicate" not in type(error).__name__.lower() and "duplicate" not in str(error).lower():
                     raise
 
-    def _dataset(self, report: Report, questions: Mapping[str, str]) -> None:
+    def _experiment(
+        self,
+        report: Report,
+        dataset: Any,
+        setting: str,
+        scores: Mapping[tuple[str, str, int], Sequence[Score]],
+        at: datetime,
+    ) -> None:
+        """One side's answers and scores beside the dataset, so that Phoenix compares the two; one request each. Never twice."""
+        evidence = report.evidence
+        name = f"{setting} {report.digest.rpartition(':')[2][:12]}"
+        if any(one["name"] == name for one in self._client.experiments.list(dataset_id=dataset.id)):
+            return
+        about = {"setting": setting, "report": report.digest, "verdict": report.gate.verdict.value}
+        experiment = self._client.experiments.create(
+            dataset_id=dataset.id, experiment_name=name, experiment_metadata=about, repetitions=evidence.repeats
+        )
+        examples = {example["metadata"]["case"]: example["id"] for example in dataset.examples}
+        exact = {metric.name: metric.exact for metric in evidence.metrics}
+        for answer in evidence.answers:
+            if answer.setting != setting or answer.sample_id not in examples:
+                continue
+            run = self._client.experiments.log_run(
+                experiment_id=experiment["id"],
+                dataset_example_id=examples[answer.sample_id],
+                output=_shown(answer),
+                start_time=at,
+                end_time=at + timedelta(milliseconds=answer.latency_ms),
+                repetition_number=answer.repeat + 1,
+                error=answer.error,
+                trace_id=_trace_id(span_id(report, answer.sample_id, setting, answer.repeat)),
+            )
+            for score in scores.get((answer.sample_id, setting, answer.repeat), ()):
+                kind = "CODE" if exact.get(score.metric) else "LLM"
+                result = _result(score)
+                self._client.experiments.log_evaluation(
+                    experiment_run_id=run["id"], name=score.metric, annotator_kind=kind, start_time=at, **result
+                )
+
+    def _dataset(self, report: Report, questions: Mapping[str, str]) -> Any:
         evidence = report.evidence
         name = f"callgate-{evidence.suite}-{evidence.dataset_digest[-12:]}"
         try:
-            self._client.datasets.get_dataset(dataset=name)
+            return self._client.datasets.get_dataset(dataset=name)
         except Exception:  # noqa: BLE001 - its client raises one kind for all: not there
             cases = evidence.cases
-            self._client.datasets.create_dataset(
+            return self._client.datasets.create_dataset(
                 name=name,
                 inputs=[{"question": redact(questions.get(case.id, ""))} for case in cases],
                 metadata=[{"case": case.id, "conversation": case.conversation, "slice": case.slice} for case in cases],
@@ -166,9 +210,9 @@ def span_id(report: Report, sample: str, setting: str, repeat: int, project: str
 
 
 def _span(report: Report, answer: Answer, question: str, at: datetime, project: str) -> dict[str, Any]:
-    text = answer.error or ("(blocked by policy)" if answer.blocked else redact(answer.text))
+    text = answer.error or _shown(answer)
     span = span_id(report, answer.sample_id, answer.setting, answer.repeat, project)
-    trace = hashlib.sha256(f"trace/{span}".encode()).hexdigest()[:32]
+    trace = _trace_id(span)
     return {
         "name": f"{answer.setting}: {answer.sample_id}",
         "context": {"trace_id": trace, "span_id": span},
@@ -189,6 +233,14 @@ def _span(report: Report, answer: Answer, question: str, at: datetime, project: 
         },
         "events": [],
     }
+
+
+def _trace_id(span: str) -> str:
+    return hashlib.sha256(f"trace/{span}".encode()).hexdigest()[:32]
+
+
+def _shown(answer: Answer) -> str:
+    return "(blocked by policy)" if answer.blocked else redact(answer.text)
 
 
 def _annotation(report: Report, answer: Answer, score: Score, kind: str) -> dict[str, Any]:

@@ -13,7 +13,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from evals.report import Report
+from evals.habits import habits
+from evals.report import Report, Usage
 from evals.types import Comparison, MetricDecision, Verdict
 
 _COLOURS = {Verdict.PROMOTE: "green", Verdict.REJECT: "red", Verdict.INCONCLUSIVE: "yellow"}
@@ -57,13 +58,18 @@ def _notes(report: Report) -> list[str]:
     notes = [
         f"intervals at level {level:.0%}, clustered by conversation ({len({c.conversation for c in report.evidence.cases})})"
     ]
+    notes += habits(report.evidence)
     notes += [
-        f"{usage.setting}: {usage.prompt_tokens} + {usage.completion_tokens} tokens, median "
+        f"{usage.setting}: {usage.prompt_tokens} + {usage.completion_tokens} tokens{_dollars(usage)}, median "
         f"{usage.median_latency_ms:.0f} ms, {usage.errors} without an answer"
         for usage in report.usage
     ]
     signed = "signed" if report.signature else "not signed"
     return [*notes, f"report {report.digest[:23]}, {signed}"]
+
+
+def _dollars(usage: Usage) -> str:
+    return f", ${usage.cost_usd:.4f}" if usage.cost_usd else ""
 
 
 def to_markdown(report: Report) -> str:

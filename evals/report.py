@@ -10,6 +10,7 @@ import hashlib
 import hmac
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from pathlib import Path
 
 import msgspec
@@ -25,7 +26,7 @@ from evals.types import Comparison, GateReport
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What one setting took: tokens, and milliseconds for the median and the slowest answer that was not cached."""
+    """What one setting took: tokens, dollars, and milliseconds for the median and the slowest answer that was not cached."""
 
     setting: str
     prompt_tokens: int
@@ -33,6 +34,7 @@ class Usage:
     errors: int
     median_latency_ms: float
     slowest_latency_ms: float
+    cost_usd: Decimal = Decimal(0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,4 +135,5 @@ def _usage(evidence: Evidence, setting: str) -> Usage:
         errors=sum(answer.error is not None for answer in answers),
         median_latency_ms=waits[len(waits) // 2] if waits else 0.0,
         slowest_latency_ms=waits[-1] if waits else 0.0,
+        cost_usd=sum((answer.cost_usd for answer in answers), Decimal(0)),
     )

@@ -168,6 +168,7 @@ def collect(
             metric.decides,
             metric.primary,
             metric.margin,
+            getattr(judges[metric.name], "prompt", None),
         )
         for metric in suite.metrics
     )

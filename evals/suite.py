@@ -18,12 +18,14 @@ from evals.datasets import Dataset, describe, load_dataset
 from evals.digests import digest
 from evals.drift import Anchor, AnchorScores, load_anchors, load_lock
 from evals.errors import DatasetError, SuiteError
-from evals.judges.checks import CHECKS
+from evals.judges.checks import AMOUNTS, CHECKS
 from evals.judges.json_schema import unknown_keywords
 from evals.types import Limits, PromoteWhen, Setting
 
 Name = Annotated[str, Field(pattern="^[a-z0-9][a-z0-9_-]{0,63}$")]
-CheckName = Literal["facts", "no_leak", "refusal", "valid_json", "citation", "tone", "length", "tool_calls"]
+CheckName = Literal[
+    "facts", "no_leak", "refusal", "valid_json", "citation", "tone", "length", "tool_calls", "latency", "tokens", "cost"
+]
 By = Literal[
     "question", "pairwise",
     "ragas/faithfulness", "ragas/answer_relevancy", "ragas/context_precision", "ragas/context_recall",
@@ -73,6 +75,11 @@ class MetricModel(_Strict):
     judge: Name | None = None
     panel: list[Name] | None = Field(default=None, min_length=2, description="Judges whose majority counts.")
     local: Literal["faithfulness"] | None = Field(default=None, description="The small local head; needs contexts.")
+    most: float | None = Field(
+        default=None,
+        gt=0,
+        description="For latency (ms), tokens and cost (US dollars) of an answer: what is still good.",
+    )
     by: By = Field(default="question", description="How the judge is asked.")
     decides: bool = Field(default=True, description="False: shown, never part of the verdict.")
     primary: bool = Field(default=False, description="With promote_when better: one of these must improve.")
@@ -82,6 +89,8 @@ class MetricModel(_Strict):
     def _one_source(self) -> MetricModel:
         if sum(source is not None for source in (self.check, self.judge, self.panel, self.local)) != 1:
             raise ValueError("a metric has exactly one of check, judge, panel and local")
+        if (self.check in AMOUNTS) != (self.most is not None):
+            raise ValueError(f"most is for the checks {', '.join(AMOUNTS)}, and needed there")
         if self.by != "question" and self.judge is None:
             raise ValueError("by says how a judge is asked: it needs judge")
         return self
@@ -192,7 +201,8 @@ def load_suite(folder: Path) -> Suite:
         if unknown:
             raise DatasetError(f"{folder / model.dataset}: case {sample.id!r}: json_schema: not checked: {unknown[0]}")
     for metric in model.metrics:
-        if metric.check and not any(CHECKS[metric.check].applies(sample) for sample in dataset.samples):
+        kind = CHECKS.get(metric.check or "")
+        if kind and not any(kind.applies(sample) for sample in dataset.samples):
             raise SuiteError(
                 f"{path}: metric {metric.name!r}: no case of the dataset has what check {metric.check} needs"
             )

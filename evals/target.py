@@ -276,15 +276,22 @@ class Target:
     price: Price = field(default_factory=Price)
 
     async def answer(self, sample: Sample, repeat: int) -> Answer:
-        reply = await self.client.ask(self.body(sample), version=self.setting.version, repeat=repeat, price=self.price)
+        reply = await self.client.ask(
+            self.body(sample, repeat), version=self.setting.version, repeat=repeat, price=self.price
+        )
         fields = {name: getattr(reply, name) for name in Reply.__dataclass_fields__}
-        return Answer(sample.id, self.setting.name, repeat, **fields)
+        cost = self.price.of(reply.prompt_tokens, reply.completion_tokens)
+        return Answer(sample.id, self.setting.name, repeat, cost_usd=cost, **fields)
 
-    def body(self, sample: Sample) -> dict[str, Any]:
+    def body(self, sample: Sample, repeat: int = 0) -> dict[str, Any]:
+        """The request. A repeat draws anew: where the setting has a seed, repeat n is asked with seed + n."""
         system = [{"role": "system", "content": self.setting.system}] if self.setting.system else []
         messages = system + [{"role": message.role, "content": message.content} for message in sample.messages]
         tools = {"tools": list(sample.tools)} if sample.tools else {}
-        return {**dict(self.setting.parameters), "model": self.setting.model, "messages": messages, **tools}
+        parameters = dict(self.setting.parameters)
+        if isinstance(parameters.get("seed"), int):
+            parameters["seed"] += repeat
+        return {**parameters, "model": self.setting.model, "messages": messages, **tools}
 
 
 @contextlib.asynccontextmanager

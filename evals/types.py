@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from decimal import Decimal
 from enum import StrEnum
 from typing import Any, Protocol, runtime_checkable
 
@@ -98,6 +99,7 @@ class Answer:
     latency_ms: float = 0.0
     from_cache: bool = False
     tool_calls: tuple[ToolCall, ...] = ()
+    cost_usd: Decimal = Decimal(0)
 
 
 @dataclass(frozen=True, slots=True)

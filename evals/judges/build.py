@@ -34,7 +34,7 @@ def build_pairwise(suite: SuiteModel, client: ChatClient) -> dict[str, PairwiseJ
 
 def _judge(metric: MetricModel, suite: SuiteModel, client: ChatClient) -> Judge:
     if metric.check is not None:
-        return Check(metric.name, metric.check)
+        return Check(metric.name, metric.check, metric.most)
     if metric.local is not None:
         return LocalFaithfulness(metric.name, FaithfulnessHead.load())
     if metric.panel is not None:

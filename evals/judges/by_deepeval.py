@@ -6,13 +6,11 @@ The only place that knows DeepEval; imported when a suite asks for it. Its telem
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any, Final
+from dataclasses import dataclass
+from typing import Any, ClassVar, Final
 
-from evals.judges.personal_data import redact
-from evals.judges.structured import Asking, JudgeSilent
-from evals.types import Answer, Sample, Score, not_scored, scored
+from evals.judges.structured import Asking, LibraryJudge
+from evals.types import Answer, Sample
 
 # G-Eval is given its steps: it would otherwise ask the judge to invent them, anew in each run.
 STEPS: Final = {
@@ -31,42 +29,17 @@ METRICS: Final = (*STEPS, "faithfulness", "role_adherence")
 
 
 @dataclass(frozen=True, slots=True)
-class DeepEvalJudge:
+class DeepEvalJudge(LibraryJudge):
     """`kind` is one of METRICS; `role` is what role_adherence holds the agent to."""
 
-    metric: str
-    kind: str
-    asking: Asking
+    VENDOR: ClassVar[str] = "deepeval"
+
     role: str = "a polite and careful agent of a contact centre"
-    redact: Callable[[str], str] = field(default=redact)
-
-    @property
-    def id(self) -> str:
-        return f"deepeval/{self.kind}/{self.asking.model}"
-
-    @property
-    def version(self) -> str:
-        return self.asking.version
 
     def applies(self, sample: Sample) -> bool:
         return bool(sample.expect.contexts) if self.kind == "faithfulness" else bool(sample.messages)
 
-    async def score(self, sample: Sample, answer: Answer) -> Score:
-        judge = f"{self.id}@{self.version}"
-        if answer.error is not None:
-            return not_scored(self.metric, answer, judge, reason=f"no answer: {answer.error}")
-        if answer.blocked or not answer.text.strip():
-            return not_scored(self.metric, answer, judge, reason="there is no text to judge")
-        asking = self.asking.once(answer.repeat)
-        try:
-            value = await self._measure(sample, answer, asking)
-        except JudgeSilent as error:
-            return not_scored(self.metric, answer, judge, reason=f"judge: {error}", raw=asking.raw())
-        except Exception as error:  # noqa: BLE001 - a vendor's fault is one case not scored, never the end of a run
-            return not_scored(self.metric, answer, judge, reason=f"deepeval: {type(error).__name__}", raw=asking.raw())
-        return scored(self.metric, answer, judge, value, reason=f"deepeval {self.kind}", raw=asking.raw())
-
-    async def _measure(self, sample: Sample, answer: Answer, asking: Asking) -> float:
+    async def measure(self, sample: Sample, answer: Answer, asking: Asking) -> float:
         metric, case = self._metric(asking), self._case(sample, answer)
         return float(await metric.a_measure(case, _show_indicator=False))
 

@@ -6,33 +6,20 @@ The only place that knows Ragas; imported when a suite asks for it (6 s CPU). It
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any, Final
+from dataclasses import dataclass
+from typing import Any, ClassVar, Final
 
-from evals.judges.personal_data import redact
-from evals.judges.structured import Asking, JudgeSilent
-from evals.types import Answer, Sample, Score, not_scored, scored
+from evals.judges.structured import Asking, LibraryJudge
+from evals.types import Answer, Sample
 
 METRICS: Final = ("faithfulness", "answer_relevancy", "context_precision", "context_recall")
 
 
 @dataclass(frozen=True, slots=True)
-class RagasJudge:
+class RagasJudge(LibraryJudge):
     """`kind` is one of METRICS. Context metrics score the texts that a case gives (retrieval), not the reply."""
 
-    metric: str
-    kind: str
-    asking: Asking
-    redact: Callable[[str], str] = field(default=redact)
-
-    @property
-    def id(self) -> str:
-        return f"ragas/{self.kind}/{self.asking.model}"
-
-    @property
-    def version(self) -> str:
-        return self.asking.version
+    VENDOR: ClassVar[str] = "ragas"
 
     def applies(self, sample: Sample) -> bool:
         needs_reference = self.kind in ("context_precision", "context_recall")
@@ -41,13 +28,7 @@ class RagasJudge:
             bool(sample.expect.reference) or not needs_reference
         )
 
-    async def score(self, sample: Sample, answer: Answer) -> Score:
-        judge = f"{self.id}@{self.version}"
-        if answer.error is not None:
-            return not_scored(self.metric, answer, judge, reason=f"no answer: {answer.error}")
-        if answer.blocked or not answer.text.strip():
-            return not_scored(self.metric, answer, judge, reason="there is no text to judge")
-        asking = self.asking.once(answer.repeat)
+    async def measure(self, sample: Sample, answer: Answer, asking: Asking) -> float:
         given: dict[str, Any] = {"user_input": self.redact(sample.caller_text)}
         if self.kind != "answer_relevancy":
             given["retrieved_contexts"] = [self.redact(text) for text in sample.expect.contexts]
@@ -55,17 +36,11 @@ class RagasJudge:
             given["reference"] = self.redact(sample.expect.reference or "")
         else:
             given["response"] = self.redact(answer.text)
+        result = await _metric(self.kind, asking).ascore(**given)
         try:
-            result = await _metric(self.kind, asking).ascore(**given)
-        except JudgeSilent as error:
-            return not_scored(self.metric, answer, judge, reason=f"judge: {error}", raw=asking.raw())
-        except Exception as error:  # noqa: BLE001 - a vendor's fault is one case not scored, never the end of a run
-            return not_scored(self.metric, answer, judge, reason=f"ragas: {type(error).__name__}", raw=asking.raw())
-        try:
-            value = float(result.value)
+            return float(result.value)
         except (TypeError, ValueError):
-            value = float("nan")
-        return scored(self.metric, answer, judge, value, reason=f"ragas {self.kind}", raw=asking.raw())
+            return float("nan")
 
 
 def _metric(kind: str, asking: Asking) -> Any:

@@ -88,6 +88,19 @@ def tool_calls(sample: Sample, answer: Answer) -> Finding:
     return float(wanted == made), f"{len(made)} calls, {len(wanted)} wanted"
 
 
+def latency(_sample: Sample, answer: Answer) -> Finding:
+    """Milliseconds from the request to the whole answer, the last attempt alone."""
+    return answer.latency_ms, "ms"
+
+
+def tokens(_sample: Sample, answer: Answer) -> Finding:
+    return float(answer.completion_tokens), "tokens"
+
+
+def cost(_sample: Sample, answer: Answer) -> Finding:
+    return float(answer.cost_usd), "US dollars"
+
+
 def _call(call: ToolCall) -> str:
     return json.dumps([call.name, [[name, _plain(value)] for name, value in call.arguments]], sort_keys=True)
 
@@ -116,24 +129,32 @@ CHECKS: Final = MappingProxyType(
 )
 
 
+# What an answer takes: 1 if it is at most what the suite allows, else 0. Latency differs from run to run, and so does a report that has it.
+AMOUNTS: Final = MappingProxyType({"latency": latency, "tokens": tokens, "cost": cost})
+
+
 @dataclass(frozen=True, slots=True)
 class Check:
-    """A Judge that computes. `kind` is one of CHECKS; an answer that never came is not scored."""
+    """A Judge that computes. `kind` is one of CHECKS, or of AMOUNTS with `most`; an answer that never came is not scored."""
 
     metric: str
     kind: str
+    most: float | None = None
     version: str = "1"
 
     @property
     def id(self) -> str:
-        return f"check/{self.kind}"
+        return f"check/{self.kind}" if self.most is None else f"check/{self.kind}/{self.most:g}"
 
     def applies(self, sample: Sample) -> bool:
-        return CHECKS[self.kind].applies(sample)
+        return self.most is not None or CHECKS[self.kind].applies(sample)
 
     async def score(self, sample: Sample, answer: Answer) -> Score:
         judge = f"{self.id}@{self.version}"
         if answer.error is not None:
             return not_scored(self.metric, answer, judge, reason=f"no answer: {answer.error}")
+        if self.most is not None:
+            amount, unit = AMOUNTS[self.kind](sample, answer)
+            return scored(self.metric, answer, judge, float(amount <= self.most), reason=f"{amount:g} {unit}")
         value, reason = CHECKS[self.kind].measure(sample, answer)
         return scored(self.metric, answer, judge, value, reason=reason)

@@ -27,6 +27,10 @@ class Panel:
     def version(self) -> str:
         return "+".join(judge.version for judge in self.judges)
 
+    @property
+    def prompt(self) -> str:
+        return json.dumps([getattr(judge, "prompt", None) for judge in self.judges])
+
     def applies(self, sample: Sample) -> bool:
         return all(judge.applies(sample) for judge in self.judges)
 

@@ -6,13 +6,17 @@ Every call goes through the client's journal, budget, retries and concurrency. A
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from importlib.metadata import version
+from typing import Any, ClassVar, Protocol
 
 from pydantic import BaseModel, ValidationError
 
+from evals.judges.personal_data import redact
 from evals.target import Price, Reply
+from evals.types import Answer, Sample, Score, not_scored, scored
 
 
 class JudgeSilent(Exception):
@@ -70,6 +74,54 @@ class Asking:
         if isinstance(found, str):
             raise JudgeSilent(found)
         return found
+
+
+@dataclass(frozen=True, slots=True)
+class LibraryJudge(ABC):
+    """A metric of another library: its prompts and arithmetic, our client and counting of failures. `kind` names the metric."""
+
+    VENDOR: ClassVar[str]
+
+    metric: str
+    kind: str
+    asking: Asking
+    redact: Callable[[str], str] = field(default=redact)
+
+    @property
+    def id(self) -> str:
+        return f"{self.VENDOR}/{self.kind}/{self.asking.model}"
+
+    @property
+    def version(self) -> str:
+        return self.asking.version
+
+    @property
+    def prompt(self) -> str:
+        """The library's own prompts are its version's; what was chosen here is the metric and how the model is sampled."""
+        return json.dumps([f"{self.VENDOR} {version(self.VENDOR)}", self.kind, self.asking.parameters])
+
+    @abstractmethod
+    def applies(self, sample: Sample) -> bool: ...
+
+    @abstractmethod
+    async def measure(self, sample: Sample, answer: Answer, asking: Asking) -> float:
+        """The library's number. May raise JudgeSilent, or whatever the library raises."""
+
+    async def score(self, sample: Sample, answer: Answer) -> Score:
+        judge = f"{self.id}@{self.version}"
+        if answer.error is not None:
+            return not_scored(self.metric, answer, judge, reason=f"no answer: {answer.error}")
+        if answer.blocked or not answer.text.strip():
+            return not_scored(self.metric, answer, judge, reason="there is no text to judge")
+        asking = self.asking.once(answer.repeat)
+        try:
+            value = await self.measure(sample, answer, asking)
+        except JudgeSilent as error:
+            return not_scored(self.metric, answer, judge, reason=f"judge: {error}", raw=asking.raw())
+        except Exception as error:  # noqa: BLE001 - a vendor's fault is one case not scored, never the end of a run
+            reason = f"{self.VENDOR}: {type(error).__name__}"
+            return not_scored(self.metric, answer, judge, reason=reason, raw=asking.raw())
+        return scored(self.metric, answer, judge, value, reason=f"{self.VENDOR} {self.kind}", raw=asking.raw())
 
 
 def _unfenced(text: str) -> str:

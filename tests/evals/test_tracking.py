@@ -160,7 +160,19 @@ def test_phoenix_has_spans_annotations_and_gives_peoples_labels_back(
     for _ in range(2):  # recorded twice is recorded once
         (line,) = record(report, SUITE, tmp_path, Trackers(), phoenix)
         assert line.startswith("phoenix: 24 spans, 48 annotations"), line
+        assert "2 experiments" in line
     client = Client(base_url=phoenix)
+    dataset = client.datasets.get_dataset(dataset=f"callgate-{SUITE}-{report.evidence.dataset_digest[-12:]}")
+    assert len(dataset.examples) == 12
+    experiments = {one["name"].split()[0]: one for one in client.experiments.list(dataset_id=dataset.id)}
+    assert set(experiments) == {"new", "old"}
+    assert experiments["new"]["metadata"]["report"] == report.digest
+    ran = client.experiments.get_experiment(experiment_id=experiments["new"]["id"])
+    assert len(ran["task_runs"]) == 12
+    assert "a.b@example.com" not in str(ran)
+    said = [evaluation for evaluation in ran["evaluation_runs"] if evaluation.name == "helpful"]
+    assert {evaluation.annotator_kind for evaluation in said} == {"LLM"}
+    assert len([evaluation for evaluation in said if (evaluation.result or {}).get("score") is None]) == 1
     first = report.evidence.answers[0]
     span = span_id(report, first.sample_id, first.setting, 0)
     annotations = until(

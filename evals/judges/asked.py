@@ -1,0 +1,85 @@
+"""A language model asked a question of ours about replies: what ModelJudge and PairwiseJudge share.
+
+Replies and conversation are shown as data between marks that carry a digest of them, so that no reply can close them; all of it is redacted
+first. How the answer is read is not known here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Protocol
+
+from evals.judges.personal_data import redact
+from evals.target import Price, Reply
+from evals.types import Sample
+
+
+class _Client(Protocol):
+    async def ask(self, body: dict[str, Any], *, version: str, repeat: int, price: Price) -> Reply: ...
+
+
+def json_reply(name: str, field_name: str, choices: tuple[str, ...]) -> dict[str, Any]:
+    """The response_format of a reason and one of `choices`."""
+    properties = {"reason": {"type": "string", "maxLength": 120}, field_name: {"enum": list(choices)}}
+    required = ["reason", field_name]
+    schema = {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
+    return {"type": "json_schema", "json_schema": {"name": name, "strict": True, "schema": schema}}
+
+
+@dataclass(frozen=True, slots=True)
+class AskedJudge:
+    """`version` is part of the identity: change it with the question."""
+
+    KIND: ClassVar[str]
+    SYSTEM: ClassVar[str]
+    FORMAT: ClassVar[dict[str, Any]]
+
+    metric: str
+    name: str
+    model: str
+    question: str
+    version: str
+    client: _Client
+    parameters: tuple[tuple[str, Any], ...] = ()
+    price: Price = field(default_factory=Price)
+    redact: Callable[[str], str] = field(default=redact)
+
+    @property
+    def prompt(self) -> str:
+        """All that is said to the model besides the case, and how it is sampled."""
+        return json.dumps([self.question, self.SYSTEM, self.FORMAT, self.parameters], sort_keys=True)
+
+    @property
+    def id(self) -> str:
+        asked = hashlib.sha256(self.prompt.encode()).hexdigest()[:12]
+        return f"{self.KIND}/{self.name}/{self.model}/{asked}"
+
+    def applies(self, sample: Sample) -> bool:
+        return bool(sample.messages)
+
+    def request(self, sample: Sample, replies: Mapping[str, str], ask: str) -> dict[str, Any]:
+        """The request; the same for the same case and replies, so that a resumed run does not pay for it again."""
+        case = "\n".join(f"{message.role}: {self.redact(message.content)}" for message in sample.messages)
+        shown = {name: self.redact(text) for name, text in replies.items()}
+        mark = hashlib.sha256("\0".join([sample.digest, *shown.values()]).encode()).hexdigest()[:16]
+        blocks = [
+            f"<{name} {mark}>\n{text}\n</{name} {mark}>\n" for name, text in [("conversation", case), *shown.items()]
+        ]
+        messages = [{"role": "system", "content": self.SYSTEM}, {"role": "user", "content": "".join(blocks) + ask}]
+        return {**dict(self.parameters), "model": self.model, "messages": messages, "response_format": self.FORMAT}
+
+    async def ask(self, body: dict[str, Any], repeat: int) -> Reply:
+        return await self.client.ask(body, version=self.version, repeat=repeat, price=self.price)
+
+
+def choice_in(text: str, field_name: str, choices: tuple[str, ...]) -> str | None:
+    """What a reply that is exactly the JSON object asked for chose; None for anything else, however close."""
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    choice = document.get(field_name) if isinstance(document, dict) else None
+    return choice if isinstance(choice, str) and choice in choices else None
