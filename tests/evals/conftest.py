@@ -12,10 +12,15 @@ from typing import Any
 
 import pytest
 from aiohttp import web
+from hypothesis import settings
 
 from evals.journal import Journal
 from evals.target import Budget, ChatClient, Patience, open_session
 from tests.evals.tiny import Served, write_suite
+
+# A busy machine is no fault of the code.
+settings.register_profile("evals", deadline=None)
+settings.load_profile("evals")
 
 Script = Callable[[dict[str, Any], int], web.Response]
 
