@@ -54,6 +54,17 @@ async def _policies(settings: Settings) -> list[dict[str, Any]]:
     return await check_policies(settings, used)
 
 
+def _added(answers: dict[str, Any] | None) -> str:
+    """What is promised of personal data that a model adds."""
+    if answers is None:
+        return "does not look for personal data that a model adds (redaction.answers.check: off)"
+    does = sorted(set(answers["kinds"].values()))
+    return (
+        f"personal data that a model adds never leaves, up to {answers['horizon_chars']} characters a value"
+        f" ({', '.join(does)}; {len(answers['kinds'])} kinds, names not among them; {answers['company']} values of the company's own pass)"
+    )
+
+
 def _choosing(model: dict[str, Any]) -> str:
     lines = [f"{model['strategy']}, {model['attempts']} attempts"]
     lines += [f"{reason}: then {', '.join(others)}" for reason, others in model["fallbacks"].items()]
@@ -94,4 +105,5 @@ def render(facts: dict[str, Any]) -> None:
         console.print(
             f"  cannot see answer patterns longer than {policy['horizon_chars']} characters; redacts: {', '.join(policy['redacts'])}"
         )
+        console.print(f"  {_added(policy['answers'])}")
     console.print("ok")

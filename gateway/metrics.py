@@ -96,6 +96,12 @@ class Metrics:
         self._rail_seconds = Histogram(
             "callgate_guardrail_seconds", "Time a rail took.", ["rail"], buckets=_OVERHEAD, registry=self.registry
         )
+        self._redacted_answer = Counter(
+            "callgate_redacted_answer",
+            "Personal values that a model added, taken out of its answer.",
+            ["kind"],
+            registry=self.registry,
+        )
         self._redacted = Counter(
             "callgate_redacted", "Personal values replaced before leaving.", ["kind"], registry=self.registry
         )
@@ -176,6 +182,8 @@ class Metrics:
             child(self._rail_seconds, rail.rail).observe(rail.duration_s)
         for kind, count in record.redacted.items():
             child(self._redacted, kind).inc(count)
+        for kind, count in record.redacted_answer.items():
+            child(self._redacted_answer, kind).inc(count)
         if record.unresolved_tokens:
             self._unresolved.inc(record.unresolved_tokens)
 

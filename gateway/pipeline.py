@@ -1,8 +1,9 @@
 """One request, from top to bottom. Read this file first.
 
 The order of the lines is the security argument: nothing is read before the caller is known, nothing leaves before it is redacted and
-checked, output rails see what the model said before personal data is restored, and whatever happens the reservation is settled. It does
-not know HTTP (gateway/asgi.py), vendors, or how a step does its work (gateway/steps/).
+checked, personal data that the model adds is taken out before anything notes it, output rails see what it said before personal data is
+restored, and whatever happens the reservation is settled. It does not know HTTP (gateway/asgi.py), vendors, or how a step does its work
+(gateway/steps/).
 """
 
 from __future__ import annotations
@@ -34,6 +35,9 @@ class Steps(Protocol):
     async def redact(self, route: Route, request: ChatRequest) -> None: ...
     async def check_input(self, route: Route, request: ChatRequest) -> None: ...
     async def ground(self, route: Route, request: ChatRequest) -> None: ...
+    def redact_answer(
+        self, route: Route, request: ChatRequest, reply: AsyncGenerator[Chunk]
+    ) -> AsyncGenerator[Chunk]: ...
     def check_output(
         self, route: Route, request: ChatRequest, reply: AsyncGenerator[Chunk]
     ) -> AsyncGenerator[Chunk]: ...
@@ -95,7 +99,7 @@ class Pipeline:
                 await self._steps.redact(route, request)
                 await self._steps.check_input(route, request)
                 await self._steps.ground(route, request)
-                reply = meter(self.call(route, request))
+                reply = meter(self._steps.redact_answer(route, request, self.call(route, request)))
                 checked = self._steps.check_output(route, request, reply)
                 if route.cache_ttl_s and request.refusal is None:
                     checked = self.remember(caller, route, request, call, checked)

@@ -184,6 +184,7 @@ def _root(record: Record, writer: SpanWriter) -> bytes:
     attributes: dict[str, Any] = {
         "callgate.request_id": record.request_id,
         "callgate.redacted": json.dumps(dict(record.redacted)) if record.redacted else None,
+        "callgate.redacted_answer": json.dumps(dict(record.redacted_answer)) if record.redacted_answer else None,
         "callgate.unresolved_tokens": record.unresolved_tokens or None,
         SpanAttributes.INPUT_VALUE: record.input[-1]["content"] if record.input else None,
         SpanAttributes.OUTPUT_VALUE: "".join(record.output),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -198,6 +198,7 @@ class Record:
     rails: list[RailResult] = field(default_factory=list)
     spans: list[Span] = field(default_factory=list)
     redacted: Mapping[str, int] = field(default_factory=dict)
+    redacted_answer: Mapping[str, int] = field(default_factory=dict)
     unresolved_tokens: int = 0
     held_chars: int = 0
     call_started_ns: int = 0
@@ -217,6 +218,7 @@ class ChatRequest:
     ``refusal`` is set when a rail answers in the model's stead: no upstream call is then made.
     ``guard`` is the policy at work on this request, pinned once (gateway/policies.py): a swap meanwhile does not touch it.
     ``pending``: input rails that still run while the model is already being asked (a policy's ``speculative``).
+    ``said``: the personal data found in it, as the caller wrote it; ``passages``: the text of a knowledge base that the model is shown.
     ``sources`` are the passages that the answer may cite: ``[{"n", "id", "title", "source"}]``.
     """
 
@@ -234,3 +236,5 @@ class ChatRequest:
     pending: asyncio.Task[None] | None = None
     rewritten: bool = False
     sources: list[Json] = field(default_factory=list)
+    said: Sequence[str] = field(default=(), repr=False)
+    passages: str = field(default="", repr=False)

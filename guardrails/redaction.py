@@ -7,12 +7,13 @@ Knows nothing of HTTP. Restoring is in ``restore``.
 
 import asyncio
 import hashlib
-import hmac
 import json
 import secrets
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
 
+from guardrails.added import AddedData
+from guardrails.changing import hashed, masked
 from guardrails.detectors import asked, spoken, spoken_links
 from guardrails.detectors.contacts import contact_patterns, place_patterns
 from guardrails.detectors.merge import merged
@@ -42,14 +43,16 @@ def build_redactor(settings: RedactionSettings, *, key: bytes | None = None) -> 
     """
     names, own = None, None
     signals = {"spoken": spoken.SIGNAL, "links": spoken_links.SIGNAL, "transcript": asked.SIGNAL}
-    matcher = Matcher(_patterns(settings), signals)
+    patterns, key = _patterns(settings), key or secrets.token_bytes(32)
+    matcher = Matcher(patterns, signals)
+    added = AddedData(settings, patterns, key) if settings.answers.check == "on" else None
     if settings.presidio_recognizers is not None:
         from guardrails.detectors.presidio import load_recognizers
 
         own = load_recognizers(settings.presidio_recognizers)
     if settings.ner == "on":
         names = NameFinder(settings.ner_model or SHIPPED_MODEL, settings.ner_timeout_s)
-    return Redactor(settings, matcher, names, key or secrets.token_bytes(32), own)
+    return Redactor(settings, matcher, names, key, own, added)
 
 
 def _patterns(settings: RedactionSettings) -> list[Pattern]:
@@ -84,8 +87,11 @@ class Redactor:
         names: NameFinder | None,
         key: bytes,
         own: Callable[[str], list[Finding]] | None = None,
+        added: AddedData | None = None,
     ) -> None:
+        """``added``: what looks for personal data that answers add, or None where the policy does not want it."""
         self._settings, self._matcher, self._names, self._key, self._own = settings, matcher, names, key, own
+        self.added = added
         self._remembered: OrderedDict[bytes, tuple[Finding, ...]] = OrderedDict()
 
     @property
@@ -131,7 +137,8 @@ class Redactor:
         texts = tuple(
             self._replaced(segment, items, numbering, counts) for segment, items in zip(segments, found, strict=True)
         )
-        return Redaction(texts, TokenMap(numbering.values()), dict(counts), not_checked)
+        said = tuple(s.text[i.start : i.end] for s, items in zip(segments, found, strict=True) for i in items)
+        return Redaction(texts, TokenMap(numbering.values()), dict(counts), not_checked, said)
 
     async def find(self, segments: Sequence[Segment]) -> list[tuple[Finding, ...]]:
         """Findings of each segment, allowed kinds included, without overlap, by place.
@@ -254,10 +261,9 @@ class Redactor:
 
     def _changed(self, action: str, item: Finding, value: str, text: str) -> str:
         if action == "hash":
-            digest = hmac.new(self._key, f"{item.kind}:{value}".encode("utf-8", "surrogatepass"), hashlib.sha256)
-            return f"<{item.kind}:{digest.hexdigest()[:16]}>"
+            return hashed(self._key, item.kind, value)
         if action == "mask":
-            return _masked(value)
+            return masked(value)
         # A space keeps what stood on both sides from joining into something that looks like a token.
         before, after = text[item.start - 1 : item.start], text[item.end : item.end + 1]
         return "" if before.isspace() or after.isspace() or not before or not after else " "
@@ -311,13 +317,3 @@ def _json_value(source: str) -> str:
         return msgspec.json.decode(f'"{source}"', type=str)
     except (msgspec.DecodeError, UnicodeError):
         return source
-
-
-def _masked(value: str) -> str:
-    """All but the last four letters or digits, if there are at least eight; separators stay."""
-    length = sum(character.isalnum() for character in value)
-    keep, out = 4 if length >= 8 else 0, []
-    for character in reversed(value):
-        out.append(character if not character.isalnum() or keep > 0 else "*")
-        keep -= character.isalnum()
-    return "".join(reversed(out))

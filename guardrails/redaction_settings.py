@@ -4,13 +4,14 @@ Embedded in a policy under ``redaction:``. Unknown keys are errors. Finds nothin
 """
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from guardrails.tokens import is_kind
 
 Action = Literal["token", "mask", "hash", "drop", "allow", "block"]
+AnswerAction = Literal["redact", "mask", "hash", "drop", "allow", "block"]
 Country = Literal["US", "UK", "EU", "IN", "ES", "MX"]
 
 NOT_PERSONAL = ("LOCATION", "ORGANIZATION", "DATE_TIME", "URL")  # allowed unless the policy says otherwise
@@ -35,6 +36,36 @@ class CustomPattern(BaseModel):
         return name
 
 
+class AnswerSettings(BaseModel):
+    """What happens to personal data that a model adds to an answer: that the caller did not say, that it was not shown, and that is not the company's."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    check: Literal["on", "off"] = Field(default="on", description="Whether answers are looked through at all.")
+    action: AnswerAction = Field(default="redact", description="redact leaves <KIND>; block ends the answer.")
+    entities: dict[str, AnswerAction] = Field(
+        default_factory=dict, description="What happens to a kind; kinds that requests may hold (allow) pass here too."
+    )
+    company: tuple[str, ...] = Field(
+        default=(),
+        description="The company's own values, which may be said: a phone number, an address, @host for all of its e-mail.",
+    )
+    passages: Literal["allow", "check"] = Field(
+        default="allow", description="check: what stands only in passages of a knowledge base is not passed either."
+    )
+    min_score: float = Field(default=0.5, ge=0, le=1, description="Findings below this score are ignored.")
+
+    @field_validator("check", mode="before")
+    @classmethod
+    def _yaml_reads_on_as_true(cls, value: Any) -> Any:
+        return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
+
+    @field_validator("entities")
+    @classmethod
+    def _keys_are_kinds(cls, entities: dict[str, AnswerAction]) -> dict[str, AnswerAction]:
+        return _kinds_only(entities)
+
+
 class RedactionSettings(BaseModel):
     """The ``redaction:`` part of a policy. The defaults replace all personal data by tokens and restore it."""
 
@@ -56,6 +87,8 @@ class RedactionSettings(BaseModel):
         default=10_000, ge=0, le=1_000_000, description="Analysed messages kept (offsets)."
     )
 
+    answers: AnswerSettings = Field(default=AnswerSettings(), description="Personal data that a model adds.")
+
     @field_validator("ner", mode="before")
     @classmethod
     def _yaml_reads_on_as_true(cls, value: Any) -> Any:
@@ -64,11 +97,23 @@ class RedactionSettings(BaseModel):
     @field_validator("entities")
     @classmethod
     def _keys_are_kinds(cls, entities: dict[str, Action]) -> dict[str, Action]:
-        wrong = [name for name in entities if not is_kind(name)]
-        if wrong:
-            raise ValueError(f"not kinds (capitals, digits, underscores): {wrong}")
-        return entities
+        return _kinds_only(entities)
 
     def action(self, kind: str) -> Action:
         """What happens to a finding of a kind."""
         return self.entities.get(kind, "allow" if kind in NOT_PERSONAL else "token")
+
+    def answer_action(self, kind: str) -> AnswerAction:
+        """What happens to a value of a kind that an answer adds."""
+        own = self.answers.entities.get(kind)
+        return own or ("allow" if self.action(kind) == "allow" else self.answers.action)
+
+
+T = TypeVar("T")
+
+
+def _kinds_only(entities: dict[str, T]) -> dict[str, T]:
+    wrong = [name for name in entities if not is_kind(name)]
+    if wrong:
+        raise ValueError(f"not kinds (capitals, digits, underscores): {wrong}")
+    return entities

@@ -84,13 +84,14 @@ class Redaction:
     """The texts that may leave, in the order given, and what is needed to undo them.
 
     ``counts`` says how many values of each kind were replaced; ``not_checked`` names kinds that no finder looked for
-    (only where the settings allow going on without them).
+    (only where the settings allow going on without them). ``said``: every value found, as it stood in the texts, allowed kinds included.
     """
 
     texts: tuple[str, ...]
     tokens: TokenMap
     counts: Mapping[str, int]
     not_checked: tuple[str, ...] = ()
+    said: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         return f"Redaction({len(self.texts)} texts, {dict(self.counts)}, not checked: {list(self.not_checked)})"

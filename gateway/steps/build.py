@@ -166,6 +166,9 @@ class NoSteps:
     async def check_input(self, route: Route, request: Any) -> None: ...
     async def ground(self, route: Route, request: Any) -> None: ...
 
+    def redact_answer(self, route: Route, request: Any, reply: Any) -> Any:  # noqa: ARG002
+        return reply
+
     def check_output(self, route: Route, request: Any, reply: Any) -> Any:  # noqa: ARG002
         return reply
 

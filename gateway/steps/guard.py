@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from gateway.settings import SettingsError
+from guardrails.added import STEP
 from guardrails.asked import Ask
 from guardrails.nemo.embeddings import Embed
 from guardrails.policy import Policy, PolicyError, load_policy
@@ -92,16 +93,29 @@ class Guard:
 
     def describe(self) -> dict[str, Any]:
         """What the policy is and promises, for people and machines."""
-        output = self.policy.output
+        output, added = self.policy.output, self.redactor.added
         return {
             "name": self.policy.name,
             "digest": self.policy.digest,
             "parts": dict(self.policy.parts),
             "horizon_chars": output.horizon_chars,
-            "holds_at_most_chars": output.horizon_chars - 1 + output.window_chars if self.rails.checks_output else 0,
+            "holds_at_most_chars": (output.horizon_chars - 1 + output.window_chars if self.rails.checks_output else 0)
+            + (added.horizon + STEP if added is not None else 0),
             "longest_redacted_chars": self.redactor.horizon,
             "redacts": self.redactor.kinds(),
+            "answers": self._answers(),
             "rails": self.rails.describe(),
+        }
+
+    def _answers(self) -> dict[str, Any] | None:
+        """What is promised of personal data that a model adds; None where answers are not looked through."""
+        added = self.redactor.added
+        if added is None:
+            return None
+        return {
+            "horizon_chars": added.horizon,
+            "kinds": {kind: self.redaction.answer_action(kind) for kind in added.kinds},
+            "company": len(self.redaction.answers.company),
         }
 
     async def aclose(self) -> None:

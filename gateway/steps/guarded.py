@@ -15,6 +15,7 @@ from typing import Any
 
 from gateway.errors import BadRequest, ContentBlocked, RailUnavailable
 from gateway.policies import PolicyTable
+from gateway.steps.added import CleanedReply, unchecked
 from gateway.steps.calls import checked_calls
 from gateway.steps.guard import Guard
 from gateway.steps.reply import CheckedReply, heard, rail_result, restored, ruling_json
@@ -84,7 +85,7 @@ class GuardedSteps:
         for slot, text in zip(slots, redaction.texts, strict=True):
             if text != slot.text:
                 slot.write(_participant(text) if slot.key == "name" else text)
-        request.tokens = redaction.tokens
+        request.tokens, request.said = redaction.tokens, redaction.said
         record = request.record
         record.redacted = dict(redaction.counts)
         record.spans.append(_redaction_span(begun_ns, redaction.counts, redaction.not_checked))
@@ -153,12 +154,28 @@ class GuardedSteps:
         after_system = next(
             (i for i, m in enumerate(messages) if m["role"] not in ("system", "developer")), len(messages)
         )
-        messages.insert(after_system, {"role": "system", "content": ground(passages)})
+        request.passages = ground(passages)
+        messages.insert(after_system, {"role": "system", "content": request.passages})
         request.sources = [
             {"n": n, "id": p.id, "title": p.title, "source": p.source} for n, p in enumerate(passages, 1)
         ]
         if self._record_texts:
             request.record.input = [dict(message) for message in conversation(request)]
+
+    def redact_answer(
+        self,
+        route: Route,  # noqa: ARG002
+        request: ChatRequest,
+        reply: AsyncGenerator[Chunk],
+    ) -> AsyncGenerator[Chunk]:
+        """The answer without the personal data that the model adds."""
+        guard: Guard | None = request.guard
+        if guard is None or request.refusal is not None or request.endpoint == "embedding":
+            return reply
+        if guard.redactor.added is None:
+            unchecked(request)
+            return reply
+        return CleanedReply(guard.redactor.added, request).chunks(reply)
 
     def check_output(
         self,

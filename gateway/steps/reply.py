@@ -10,7 +10,7 @@ from contextlib import aclosing
 
 from gateway.errors import RailUnavailable
 from gateway.types import ChatRequest, Chunk, Json, RailResult
-from gateway.wire.texts import ChannelKey, append_text, chunk_texts, conversation, is_empty
+from gateway.wire.texts import ChannelKey, append_text, chunk_texts, conversation, form_of, is_empty, last_words
 from guardrails.rails import OutputGuard, Rails
 from guardrails.restore import Restorer
 from guardrails.verdict import Ruling, Verdict
@@ -98,7 +98,7 @@ class CheckedReply:
             self._note_end(key)
             if not (rest := await guard.finish()):
                 continue
-            out.append(_last_words(like, key, rest))
+            out.append(last_words(like, key, rest))
         return out
 
 
@@ -111,9 +111,7 @@ async def restored(request: ChatRequest, reply: AsyncGenerator[Chunk]) -> AsyncG
                 for key, holder, name in list(chunk_texts(chunk)):
                     restorer = restorers.get(key)
                     if restorer is None:
-                        restorer = restorers[key] = Restorer(
-                            request.tokens, "json" if key[1] == "arguments" else "plain"
-                        )
+                        restorer = restorers[key] = Restorer(request.tokens, form_of(key))
                     holder[name] = restorer.feed(holder[name])
                 for choice in chunk.get("choices") or ():
                     if choice.get("finish_reason"):
@@ -124,7 +122,7 @@ async def restored(request: ChatRequest, reply: AsyncGenerator[Chunk]) -> AsyncG
                     yield chunk
         for key, restorer in restorers.items():
             if rest := restorer.flush():
-                yield _last_words(chunk, key, rest)
+                yield last_words(chunk, key, rest)
     finally:
         request.record.unresolved_tokens = sum(restorer.unresolved for restorer in restorers.values())
 
@@ -180,11 +178,3 @@ def rail_result(verdict: Verdict) -> RailResult:
         verdict.duration_s,
         verdict.enforced,
     )
-
-
-def _last_words(like: Chunk, key: ChannelKey, text: str) -> Chunk:
-    """A chunk of a stream for text that was still held when it ended."""
-    choice: Chunk = {"index": key[0], "finish_reason": None}
-    append_text(choice, key, text)
-    kept: Chunk = {name: like[name] for name in ("id", "object", "created", "model") if name in like}
-    return {**kept, "choices": [choice]}

@@ -142,6 +142,14 @@ def chunk_texts(chunk: Chunk) -> Iterator[tuple[ChannelKey, Json, str]]:
             function = call.get("function")
             if type(function) is dict and type(function.get("arguments")) is str:
                 yield (index, "arguments", call.get("index", place)), function, "arguments"
+        old = delta.get("function_call")
+        if type(old) is dict and type(old.get("arguments")) is str:
+            yield (index, "function_call", 0), old, "arguments"
+
+
+def form_of(key: ChannelKey) -> Form:
+    """What a channel carries: arguments of a call are JSON, all else is prose."""
+    return "json" if key[1] in ("arguments", "function_call") else "plain"
 
 
 def append_text(choice: Json, key: ChannelKey, text: str) -> None:
@@ -151,6 +159,10 @@ def append_text(choice: Json, key: ChannelKey, text: str) -> None:
         choice["text"] = (choice.get("text") or "") + text
         return
     delta = choice.setdefault("delta", {})
+    if name == "function_call":
+        function = delta.setdefault("function_call", {})
+        function["arguments"] = (function.get("arguments") or "") + text
+        return
     if name != "arguments":
         delta[name] = (delta.get(name) or "") + text
         return
@@ -163,6 +175,14 @@ def append_text(choice: Json, key: ChannelKey, text: str) -> None:
     delta["tool_calls"] = [*calls, {"index": call_index, "function": {"arguments": text}}]
 
 
+def last_words(like: Chunk, key: ChannelKey, text: str) -> Chunk:
+    """A chunk of a stream for text that was still held when it ended."""
+    choice: Chunk = {"index": key[0], "finish_reason": None}
+    append_text(choice, key, text)
+    kept: Chunk = {name: like[name] for name in ("id", "object", "created", "model") if name in like}
+    return {**kept, "choices": [choice]}
+
+
 def is_empty(chunk: Chunk) -> bool:
     """A chunk that says nothing: every text in it was held back, and it carries neither role, finish, usage nor log-probabilities."""
     if chunk.get("usage"):
@@ -171,6 +191,8 @@ def is_empty(chunk: Chunk) -> bool:
         if choice.get("finish_reason") or choice.get("logprobs") or choice.get("text"):
             return False
         for key, value in (choice.get("delta") or {}).items():
+            if key == "function_call" and _silent({"function": value}):
+                continue
             if value and not (key == "tool_calls" and all(_silent(call) for call in value)):
                 return False
     return bool(chunk.get("choices"))

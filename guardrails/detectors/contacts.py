@@ -249,7 +249,7 @@ def place_patterns() -> list[Pattern]:
         Pattern(
             "POSTAL_CODE",
             "called a postal code",
-            r"(?i)\b(?:zip|zip ?code|post ?code|postal ?code|plz|codigo postal)\b(?:\s*(?:is|:|=|-|\.|,|to))*\s*(?P<v>[A-Z]{0,2}[\- ]?\d{3,5}(?:[\- ][A-Z0-9]{2,4})?|[A-Z]\d[A-Z] ?\d[A-Z]\d)\b",
+            r"(?i)\b(?:zip|zip ?code|post ?code|postal ?code|plz|codigo postal)\b(?:\s*(?:is|:|=|-|\.|,|to))*\s*(?P<v>\b(?:(?-i:[A-Z]{1,2})[\- ]?)?\d{3,5}(?:[\- ][A-Z0-9]{2,4})?|[A-Z]\d[A-Z] ?\d[A-Z]\d)\b",
             0.85,
             12,
         ),

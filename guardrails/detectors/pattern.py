@@ -59,6 +59,10 @@ class Matcher:
         """Findings in a text without lone surrogates; ``expected`` kinds need no context (they were asked for)."""
         return self.look(text, expected)[0]
 
+    def occurs(self, text: str) -> bool:
+        """Whether any pattern occurs, whatever its context and validator would say."""
+        return len(self._which(text)) > 0
+
     def look(self, text: str, expected: frozenset[str] = frozenset()) -> tuple[list[Finding], frozenset[str]]:
         """Findings, and the names of the signals that occur."""
         which = self._which(text)

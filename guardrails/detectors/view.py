@@ -96,9 +96,33 @@ def json_view(source: str) -> View | None:
             starts.append(match.end())
             ends.append(match.end())
         joints.append(len(text) - 1)
+    return _folded(text, starts, ends, joints, frozenset(bare))
+
+
+def decoded_view(source: str) -> View:
+    """A piece of a JSON document as its strings read, escapes decoded in place; what is no escape stays as it stands."""
+    if "\\" not in source:
+        return plain_view(source)
+    text: list[str] = []
+    starts: list[int] = []
+    ends: list[int] = []
+    for match in JSON_UNIT.finditer(source):
+        try:
+            read = match[0] if len(match[0]) == 1 else json.loads(f'"{match[0]}"')
+        except ValueError:
+            read = match[0]
+        whole = len(read) == 1
+        for offset, character in enumerate(read):
+            text.append(character)
+            starts.append(match.start() + (0 if whole else offset))
+            ends.append(match.end() if whole else match.start() + offset + 1)
+    return _folded(text, starts, ends, [], frozenset())
+
+
+def _folded(text: list[str], starts: list[int], ends: list[int], joints: list[int], bare: frozenset[int]) -> View:
     folded = plain_view("".join(text))
     if folded.starts is None:
-        return View(folded.text, starts, ends, joints, frozenset(bare))
+        return View(folded.text, starts, ends, joints, bare)
     kept = folded.starts
     back = {place: index for index, place in enumerate(kept)}
     return View(
@@ -106,7 +130,7 @@ def json_view(source: str) -> View | None:
         [starts[place] for place in kept],
         [ends[place] for place in kept],
         [back[place] for place in joints if place in back],
-        frozenset(bare),
+        bare,
     )
 
 

@@ -23,8 +23,8 @@ from rich.table import Table
 from guardrails.policy import load_policy
 from guardrails.redaction import RedactionSettings, Redactor, build_redactor
 from guardrails.types import Finding, Segment
+from tests.bench import redaction_answers, spoken_cases
 from tests.bench import redaction_sets as sets
-from tests.bench import spoken_cases
 from tests.bench.redaction_sets import Row, Span, Tally
 
 QUICK = bool(os.environ.get("QUICK"))
@@ -65,6 +65,7 @@ async def measure(folder: Path) -> Figures:
         ):
             figures |= await part(redactor, presidio, folder) if (folder / f"{name}.jsonl").is_file() else {}
         figures |= await spoken_figures(redactor, presidio)
+        figures |= redaction_answers.figures(redactor, folder)
         figures |= await cpu_figures(redactor, fast, presidio, folder)
         figures |= await soak(redactor, folder)
     finally:
@@ -306,6 +307,7 @@ def _keys() -> Iterator[str]:
     )
     yield from ("sgd.recall", "restaurant.recall.PERSON", "spoken.recall", "spoken.cases", "turns.false_per_100")
     yield from ("cpu_ms.short", "cpu_ms.short_no_ner", "cpu_ms.long", "presidio.cpu_ms.short", "presidio.synth.f2")
+    yield from ("added.us_per_chunk", "added.first_token_ms", "added.first_token_ms_p99", "added.horizon_chars")
     yield "rss_slope_kb_per_1000"
 
 

@@ -1,7 +1,7 @@
 """A double of an OpenAI-compatible backend: it speaks the real protocol over a socket, and answers as its model's name says.
 
 Models: echo (repeats the last user message), echo-N (the same in deltas of N characters), say (repeats the text after 'say:'),
-tool (calls a declared tool with the last user message as argument), fail-<status>, hang, reset, html, garbage, truncate, prose-stream,
+tool (calls a declared tool with the last user message as argument), adds and adds-tool (the same two with ADDED, which nobody told it), fail-<status>, hang, reset, html, garbage, truncate, prose-stream,
 no-done, slow (a delta each 20 ms until the client goes away). It keeps every body and header it received.
 """
 
@@ -16,6 +16,7 @@ from typing import Any
 
 from aiohttp import web
 
+ADDED = "You may also write to other.person@example.net or use card 5500 0000 0000 0004 instead, thank you."
 STATE: web.AppKey[Backend] = web.AppKey("state")
 
 
@@ -116,6 +117,7 @@ async def _answer(request: web.Request, body: dict[str, Any], asked: str, *, cha
         return web.Response(text="<html>Bad gateway</html>", content_type="text/html")
     if model == "garbage":
         return web.Response(text='{"choices": [', content_type="application/json")
+    asked = ADDED if model.startswith("adds") else asked
     answer = asked.partition("say:")[2] if model == "say" else asked
     calls = [
         {
@@ -130,7 +132,7 @@ async def _answer(request: web.Request, body: dict[str, Any], asked: str, *, cha
     choice: dict[str, Any] = {"index": 0, "finish_reason": "stop", "logprobs": None}
     if not chat:
         choice["text"] = answer
-    elif model == "tool":
+    elif model in ("tool", "adds-tool"):
         choice |= {
             "finish_reason": "tool_calls",
             "message": {"role": "assistant", "content": None, "tool_calls": calls},
@@ -175,7 +177,7 @@ async def _stream(
                     await asyncio.wait_for(state.released.wait(), 0.02)
                 except TimeoutError:
                     pass
-        if model == "tool":
+        if model in ("tool", "adds-tool"):
             arguments = calls[0]["function"]["arguments"]
             await send({"tool_calls": [{**calls[0], "function": {"name": "look_up", "arguments": ""}}]})
             for start in range(0, len(arguments), 3):
