@@ -10,20 +10,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 
+from serving.fraud.aside import Aside
 from serving.fraud.assess import decide
-from serving.fraud.entries import (
-    Applied,
-    Decided,
-    Filed,
-    Labelled,
-    decode_entry,
-    decode_filed,
-    encode,
-    pack_features,
-    read_risk,
-    risks_of,
-)
+from serving.fraud.entries import Decided, Filed, Labelled, decode_filed, encode, pack_features, read_risk, risks_of
 from serving.fraud.features import ONE_EVENT, derive, feature_names, is_surprising
+from serving.fraud.gauges import Counts, Gauge
 from serving.fraud.history import (
     DAY_S,
     EVENT,
@@ -45,10 +36,8 @@ from serving.fraud.types import Decision, InvalidTransaction, Label, Transaction
 Clock = Callable[[], float]
 
 _AT_ONCE = 64  # of a batch; more only wait for each other
-_RETRY_S = 1.0
 _GATHER_S = 0.02  # decisions of this long are filed together, behind their answers
 REMEMBERED = 10_000  # decisions this process knows by heart: repeats and labels while the store is away
-_MOST_WAITING = 200_000  # events kept in memory for a store that is away; all are on disk in any case
 
 
 class FraudScorer:
@@ -64,20 +53,18 @@ class FraudScorer:
         clock: Clock,
     ) -> None:
         self._settings, self.rivals, self._store, self._clock = settings, rivals, store, clock
-        self._journal, self._waiting_log = journal, waiting
+        self._journal = journal
         self._policy = settings.policy_digest()
         self._names = feature_names()
         self._recent: dict[str, Filed] = {}
         self._running: dict[str, asyncio.Future[Decision]] = {}
-        self._waiting: dict[str, Transaction] = {}
-        self._waiting_labels: dict[str, Label] = {}
+        self._aside = Aside(store, waiting, clock, self._recent, self._cents, self._apply)
         self._background: set[asyncio.Task[None]] = set()
-        self._recovering = False
+        self._counts = Counts()
         self._unfiled: list[Filed] = []
         self._uncompared: list[tuple[Filed, int, list[float]]] = []
         self._untidy: set[Entity] = set()
         self._filing = False
-        self._closing = False
 
     # --- the path ---
 
@@ -148,17 +135,18 @@ class FraudScorer:
             filed = await self._filed(label.transaction_id)
         except StoreUnavailable:
             filed = None
-            await self._set_aside(label)
+            await self._aside.keep_label(label)
         else:
             if filed is None:
                 raise UnknownTransaction
         await self._journal.append(encode(Labelled(label=label, at_s=self._clock())))
+        self._counts.labels += 1
         if filed is None:
             return
         try:
             await self._apply(label, filed)
         except StoreUnavailable:
-            await self._set_aside(label)
+            await self._aside.keep_label(label)
 
     async def find(self, transaction_id: str) -> Decision | None:
         """A decision made before, while it is on file.
@@ -177,19 +165,24 @@ class FraudScorer:
 
     async def aclose(self) -> None:
         """Finishes what runs behind the answers and closes the logs. The store's client is the caller's."""
-        self._closing = True
-        recovering = [task for task in self._background if task.get_name() == "fraud-recover"]
-        for task in recovering:
-            task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
+        await self._aside.aclose()
         await self._journal.aclose()
-        await self._waiting_log.aclose()
         self.rivals.close()
 
     @property
     def waiting(self) -> int:
         """Events and labels that the store has not got yet."""
-        return len(self._waiting) + len(self._waiting_labels)
+        return self._aside.waiting
+
+    def gauges(self) -> list[Gauge]:
+        """What this process has counted, for a monitoring system."""
+        return self._counts.gauges(self.waiting, self.rivals.compared, self.rivals.disagreed)
+
+    def follow(self, rivals: Rivals) -> None:
+        """Scores with other models from now on; every score is made by the models of one moment."""
+        before, self.rivals = self.rivals, rivals
+        before.close()
 
     # --- its steps ---
 
@@ -215,7 +208,10 @@ class FraudScorer:
                 return await self._store.observe(
                     transaction.transaction_id, transaction.customer_id, transaction.terminal_id, event
                 )
-        except (StoreUnavailable, TimeoutError):
+        except TimeoutError:
+            self._counts.deadline_missed += 1
+            return None
+        except StoreUnavailable:
             return None
 
     def _features(self, transaction: Transaction, cents: int, seen: Observation) -> dict[str, float]:
@@ -236,6 +232,7 @@ class FraudScorer:
 
     async def _record(self, filed: Filed, cents: int, row: list[float]) -> None:
         await self._journal.append(encode(Decided(filed=filed, cents=cents, features=pack_features(row))))
+        self._counts.decided[filed.decision.outcome] += 1
         self._recent[filed.transaction.transaction_id] = filed
         if len(self._recent) > REMEMBERED:
             del self._recent[next(iter(self._recent))]
@@ -253,11 +250,9 @@ class FraudScorer:
             decided_s=self._clock(),
         )
         filed = Filed(transaction=transaction, decision=decision, surprising=False)
-        await self._waiting_log.append(encode(Decided(filed=filed, cents=cents, features=b"")))
-        await self._record(filed, cents, [])
-        if len(self._waiting) < _MOST_WAITING:
-            self._waiting[transaction.transaction_id] = transaction
-        self._recover_later()
+        self._counts.degraded += 1
+        async with self._aside.keep(filed, cents):
+            await self._record(filed, cents, [])
         return decision
 
     # --- behind the answer ---
@@ -304,10 +299,8 @@ class FraudScorer:
 
     async def _file_later(self, decided: list[Filed]) -> None:
         for filed in decided:
-            waiting = Decided(filed=filed, cents=self._cents(filed.transaction), features=b"")
-            await self._waiting_log.append(encode(waiting))
-            self._waiting[filed.transaction.transaction_id] = filed.transaction
-        self._recover_later()
+            async with self._aside.keep(filed, self._cents(filed.transaction)):
+                continue
 
     async def _filed(self, transaction_id: str) -> Filed | None:
         known = self._recent.get(transaction_id)
@@ -322,48 +315,9 @@ class FraudScorer:
         await self._store.mark(("customer", filed.transaction.customer_id), digest, code)
         await self._store.mark(("terminal", filed.transaction.terminal_id), digest, code)
 
-    async def _set_aside(self, label: Label) -> None:
-        await self._waiting_log.append(encode(Labelled(label=label, at_s=self._clock())))
-        self._waiting_labels[label.transaction_id] = label
-        self._recover_later()
-
-    def _recover_later(self) -> None:
-        if not self._recovering and not self._closing:
-            self._recovering = True
-            self._spawn(self._recover(), "fraud-recover")
-
-    async def _recover(self) -> None:
-        """Brings what waits to the store, oldest first, until nothing waits. Doing it twice changes nothing."""
-        try:
-            while self._waiting or self._waiting_labels:
-                try:
-                    await self.catch_up()
-                except StoreUnavailable:
-                    await asyncio.sleep(_RETRY_S)
-        finally:
-            self._recovering = False
-
     async def catch_up(self) -> None:
-        """Applies every event and label that waits for the store.
-
-        Raises:
-            StoreUnavailable: the store is still away; the rest go on waiting.
-        """
-        for transaction_id, transaction in list(self._waiting.items()):
-            event = pack_event(transaction.at_s, self._cents(transaction), transaction_id)
-            filed = self._recent.get(transaction_id)
-            await self._store.observe(transaction_id, transaction.customer_id, transaction.terminal_id, event)
-            if filed is not None:
-                await self._store.file([(transaction_id, encode(filed))])
-            await self._store.trim([("customer", transaction.customer_id), ("terminal", transaction.terminal_id)])
-            await self._waiting_log.append(encode(Applied(transaction_id=transaction_id)))
-            self._waiting.pop(transaction_id, None)
-        for transaction_id, label in list(self._waiting_labels.items()):
-            filed = await self._filed(transaction_id)
-            if filed is not None:
-                await self._apply(label, filed)
-            await self._waiting_log.append(encode(Applied(transaction_id=f"label:{transaction_id}")))
-            self._waiting_labels.pop(transaction_id, None)
+        """Applies every event and label that waits for the store. Raises: StoreUnavailable."""
+        await self._aside.catch_up()
 
     def remember(self, filed: Sequence[Filed]) -> None:
         """Knows decisions of an earlier process by heart."""
@@ -371,19 +325,7 @@ class FraudScorer:
 
     def resume(self, entries: Sequence[bytes]) -> None:
         """Takes up what an earlier process had set aside and not applied."""
-        for data in entries:
-            entry = decode_entry(data)
-            if isinstance(entry, Decided):
-                transaction = entry.filed.transaction
-                self._waiting[transaction.transaction_id] = transaction
-                self._recent[transaction.transaction_id] = entry.filed
-            elif isinstance(entry, Labelled):
-                self._waiting_labels[entry.label.transaction_id] = entry.label
-            elif isinstance(entry, Applied):
-                self._waiting.pop(entry.transaction_id, None)
-                self._waiting_labels.pop(entry.transaction_id.removeprefix("label:"), None)
-        if self.waiting:
-            self._recover_later()
+        self._aside.resume(entries)
 
     def _spawn(self, work: object, name: str) -> None:
         task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work, name=name)  # type: ignore[arg-type]
