@@ -107,7 +107,7 @@ async def _lifespan(
         stack.push_async_callback(router.fleet.aclose)
         router.fleet.watch(http.health, settings.routing.health_interval_s)
         metrics.watch(router.fleet, router.shadow)
-        fraud = await build_fraud_steps(settings, stack)
+        fraud = await build_fraud_steps(settings, metrics, stack)
         steps.risk = fraud
         cache = Cache(store, embedder.embed if embedder else None)
         pipeline = Pipeline(keys, limiter, router, steps, cache, anonymous=Caller("anonymous", "anonymous", limits))

@@ -57,7 +57,7 @@ class Recorder(Protocol):
 class Scorer(Protocol):
     """Fraud scoring as the gateway serves it (gateway/steps/fraud.py)."""
 
-    async def handle(self, path: str, raw: bytes) -> Json: ...
+    async def handle(self, path: str, raw: bytes, record: Record) -> Json: ...
 
 
 class HotRoutes:
@@ -263,7 +263,7 @@ class HotRoutes:
         call = Call(exchange.header(b"authorization"), exchange.raw, exchange.record)
         exchange.call = call
         await self._pipeline.admit(call)
-        body = await self._fraud.handle(exchange.scope["path"], exchange.raw)
+        body = await self._fraud.handle(exchange.scope["path"], exchange.raw, exchange.record)
         await exchange.respond(200, encode_body(body), [*headers_of(exchange.record), *call.headers])
 
     async def _fail(self, exchange: _Exchange, error: CallgateError) -> None:

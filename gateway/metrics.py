@@ -6,10 +6,10 @@ Labels come from configuration only (models, deployments, rails, codes): never f
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -226,6 +226,10 @@ class Metrics:
         """What /metrics reads of the deployments at the moment it is asked."""
         self._own.register(_FleetCollector(fleet, shadow))
 
+    def watch_fraud(self, gauges: Callable[[], Sequence[Figure]]) -> None:
+        """What /metrics asks of the fraud scoring in this process."""
+        self._own.register(_FigureCollector(gauges))
+
     def exposition(self) -> bytes:
         self.flush()
         counted = self.registry
@@ -251,6 +255,34 @@ class _Row:
         self.requests.hand_over()
         for held in (self.duration, self.overhead, self.tokens_in, self.tokens_out, self.first, self.per_token):
             held.hand_over()
+
+
+class Figure(Protocol):
+    """One number of another part of the gateway; a name that ends in ``_total`` counts up."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def help(self) -> str: ...
+    @property
+    def value(self) -> float: ...
+    @property
+    def labels(self) -> Mapping[str, str]: ...
+
+
+class _FigureCollector(Collector):
+    """Numbers as they are when Prometheus asks."""
+
+    def __init__(self, figures: Callable[[], Sequence[Figure]]) -> None:
+        self._figures = figures
+
+    def collect(self) -> Iterator[Metric]:
+        families: dict[str, Metric] = {}
+        for one in self._figures():
+            kind = "counter" if one.name.endswith("_total") else "gauge"
+            family = families.setdefault(one.name, Metric(one.name.removesuffix("_total"), one.help, kind))
+            family.add_sample(one.name, dict(one.labels), one.value)
+        yield from families.values()
 
 
 _BREAKER = {"closed": 0, "half_open": 1, "open": 2}

@@ -179,10 +179,21 @@ class TelemetrySettings(_Strict):
 
 
 class FraudSection(_Strict):
-    """POST /v1/fraud/score inside the gateway. ``settings`` go to serving/fraud unchanged and are checked there."""
+    """POST /v1/fraud/score. Inside the gateway, or by the service at ``url`` (callgate fraud serve).
+
+    ``settings`` go to serving/fraud unchanged and are checked there.
+    """
 
     enabled: bool = False
+    url: str = ""
+    timeout_s: Seconds = 1.0
     settings: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _one_place(self) -> FraudSection:
+        if self.url and self.settings:
+            raise ValueError("fraud.settings belong to the service at fraud.url (callgate fraud serve --settings)")
+        return self
 
 
 class EmbeddingSettings(_Strict):

@@ -27,9 +27,9 @@ def refuse_unshareable(settings: Settings, config: Path) -> None:
     """Raises: SettingsError for parts that one folder and several workers cannot share."""
     for used, key, instead in (
         (
-            settings.fraud.enabled,
+            settings.fraud.enabled and not settings.fraud.url,
             "fraud.enabled",
-            "run the fraud service as a process of its own (callgate fraud serve)",
+            "run the fraud service as a process of its own (callgate fraud serve) and set fraud.url",
         ),
         (bool(settings.knowledge), "knowledge", "use one worker, and more replicas"),
     ):

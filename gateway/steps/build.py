@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from gateway.policy_life import PolicyLife
     from gateway.recorder import Recorder
     from gateway.sql import Database
-    from gateway.steps.fraud import FraudSteps
+    from gateway.steps.fraud import Fraud
     from gateway.steps.guarded import GuardedSteps
     from rag.retrieve import Knowledge
     from serving.embedding.minilm import EmbeddingBatcher
@@ -143,13 +143,19 @@ async def _knowledge(settings: Settings, name: str, embed: Embed | None, stack: 
     return knowledge
 
 
-async def build_fraud_steps(settings: Settings, stack: AsyncExitStack) -> FraudSteps | None:
-    if not settings.fraud.enabled:
+async def build_fraud_steps(settings: Settings, metrics: Metrics, stack: AsyncExitStack) -> Fraud | None:
+    wanted = settings.fraud
+    if not wanted.enabled:
         return None
-    from gateway.steps.fraud import build_fraud
+    from gateway.steps.fraud import build_fraud, build_remote_fraud
 
-    fraud = await build_fraud(settings.fraud.settings, settings.redis.url, settings.state_dir / "fraud")
+    fraud: Fraud
+    if wanted.url:
+        fraud = build_remote_fraud(wanted.url, wanted.timeout_s)
+    else:
+        fraud = await build_fraud(wanted.settings, settings.redis.url, settings.state_dir / "fraud")
     stack.push_async_callback(fraud.aclose)
+    metrics.watch_fraud(fraud.gauges)
     return fraud
 
 

@@ -1,6 +1,7 @@
 """Fraud scores, labels and decisions as bodies of /v1/fraud/*: the translation between serving/fraud and the wire.
 
-It scores nothing itself. A decision that cannot be put on record is refused.
+Scored inside this process (`FraudSteps`) or by a fraud service of its own (`RemoteFraud`); a caller cannot tell which. It scores nothing
+itself. A decision that cannot be put on record is refused.
 """
 
 from __future__ import annotations
@@ -9,15 +10,20 @@ import time
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
+from urllib.parse import quote
 
+import msgspec
 from pydantic import ValidationError
 
 from gateway.errors import BadRequest, NotFound, Overloaded
+from gateway.http_client import HttpError, HttpPool, Patience, Target
 from gateway.settings import SettingsError
-from gateway.types import Json
+from gateway.types import Json, Record, Span
 from serving.fraud.build import build_scorer
+from serving.fraud.gauges import Gauge
 from serving.fraud.journal import JournalUnavailable
+from serving.fraud.keeper import Keeper
 from serving.fraud.score import FraudScorer
 from serving.fraud.settings import FraudSettings
 from serving.fraud.store import StoreUnavailable, open_redis
@@ -60,41 +66,68 @@ EXAMPLES: dict[str, Json] = {
 """Bodies for the description, by the name of their shape. The time must be about now when they are sent."""
 
 
-class FraudSteps:
-    """Fraud scores, confirmed labels and past decisions, as bodies of /v1/fraud/*. ``aclose`` ends what was opened for it."""
+_AWAY = "The fraud service cannot answer now; try again soon."
+_LARGEST_ANSWER = 4 << 20
+_decode = msgspec.json.Decoder().decode
 
-    def __init__(self, scorer: FraudScorer, stack: AsyncExitStack) -> None:
-        self._scorer = scorer
+
+class Fraud(Protocol):
+    """Fraud scoring, wherever it happens."""
+
+    async def handle(self, path: str, raw: bytes, record: Record) -> Json:
+        """Raises: BadRequest naming the field, NotFound, Overloaded when a decision cannot be put on record."""
+
+    async def risk(self, subject: str) -> tuple[float | None, str] | None:
+        """The riskiest recent decision of `customer:ID` or `call:ID` (gateway/steps/risk.py). Raises: OSError."""
+
+    def gauges(self) -> list[Gauge]:
+        """For /metrics; empty where a service of its own tells them."""
+
+    async def aclose(self) -> None: ...
+
+
+class FraudSteps:
+    """Fraud scores, confirmed labels and past decisions, made here. ``aclose`` ends what was opened for it."""
+
+    def __init__(self, scorer: FraudScorer, keeper: Keeper, stack: AsyncExitStack) -> None:
+        self._scorer, self._keeper = scorer, keeper
         self._stack = stack
 
-    async def handle(self, path: str, raw: bytes) -> Json:
-        """Raises: BadRequest naming the field, NotFound, Overloaded when a decision cannot be put on record."""
+    async def handle(self, path: str, raw: bytes, record: Record) -> Json:
+        begun_ns = time.time_ns()
         try:
-            if path == "/v1/fraud/score":
-                return await self._score(raw)
-            if path == "/v1/fraud/labels":
-                return await self._label(raw)
-            decision = await self._scorer.find(path.removeprefix("/v1/fraud/decisions/"))
+            body = await self._answer(path, raw)
         except InvalidTransaction as error:
             raise BadRequest(f"{error}.", param=error.path or None, code="invalid_transaction") from None
         except UnknownTransaction as error:
             raise NotFound(f"{error}.", param="transaction_id", code="unknown_transaction") from None
         except (StoreUnavailable, JournalUnavailable):
-            raise Overloaded("The fraud service cannot answer now; try again soon.", retry_after_s=1.0) from None
-        if decision is None:
-            raise NotFound("No decision of that id is kept here.", param="transaction_id", code="unknown_transaction")
-        return dict(decision.to_dict())
+            raise Overloaded(_AWAY, retry_after_s=1.0) from None
+        record.spans.append(_span(path, begun_ns, body))
+        return body
 
     async def risk(self, subject: str) -> tuple[float | None, str] | None:
-        """The riskiest recent decision of `customer:ID` or `call:ID` (gateway/steps/risk.py). Raises: OSError."""
         try:
             return await self._scorer.risk_of(subject)
         except StoreUnavailable as error:
             raise ConnectionError(str(error)) from None
 
+    def gauges(self) -> list[Gauge]:
+        return self._keeper.gauges()
+
     async def aclose(self) -> None:
+        await self._keeper.aclose()
         await self._scorer.aclose()
         await self._stack.aclose()
+
+    async def _answer(self, path: str, raw: bytes) -> Json:
+        if path == "/v1/fraud/score":
+            return await self._score(raw)
+        if path == "/v1/fraud/labels":
+            return await self._label(raw)
+        if (decision := await self._scorer.find(path.removeprefix("/v1/fraud/decisions/"))) is None:
+            raise NotFound("No decision of that id is kept here.", param="transaction_id", code="unknown_transaction")
+        return dict(decision.to_dict())
 
     async def _score(self, raw: bytes) -> Json:
         wanted = parse_transaction(raw)
@@ -109,13 +142,89 @@ class FraudSteps:
         return {"object": "fraud.labels", "accepted": len(labels)}
 
 
+class RemoteFraud:
+    """The same, made by a fraud service (`callgate fraud serve`) at ``url``; it has no keys, so it must be out of callers' reach."""
+
+    def __init__(self, url: str, timeout_s: float) -> None:
+        """Raises: ValueError for a URL that is none."""
+        self._url, self._pool = url.rstrip("/"), HttpPool()
+        self._patience = Patience(timeout_s, timeout_s, timeout_s, timeout_s)
+        kind = {"content-type": "application/json"}
+        self._posts = {path: Target.of("POST", self._url + path, kind) for path in ("/v1/fraud/score", "/v1/fraud/labels")}  # fmt: skip
+
+    async def handle(self, path: str, raw: bytes, record: Record) -> Json:
+        begun_ns = time.time_ns()
+        target = self._posts.get(path) or Target.of("GET", self._url + quote(path, safe="/:"), {})
+        try:
+            status, body = await self._ask(target, raw)
+        except OSError:
+            raise Overloaded(_AWAY, retry_after_s=1.0) from None
+        if status != 200:
+            raise _failure(status, body)
+        record.spans.append(_span(path, begun_ns, body))
+        return body
+
+    async def risk(self, subject: str) -> tuple[float | None, str] | None:
+        target = Target.of("GET", f"{self._url}/risks/{quote(subject, safe=':')}", {})
+        status, body = await self._ask(target, b"")
+        if status != 200:
+            raise ConnectionError(f"the fraud service answered {status}")
+        return (body["score"], body["decision"]) if body["decision"] else None
+
+    def gauges(self) -> list[Gauge]:
+        return []
+
+    async def aclose(self) -> None:
+        await self._pool.aclose()
+
+    async def _ask(self, target: Target, raw: bytes) -> tuple[int, Json]:
+        """Raises: ConnectionError when there was no answer, or none that could be read."""
+        try:
+            async with self._pool.send(target, raw, self._patience) as exchange:
+                return exchange.status, _decode(await exchange.read(_LARGEST_ANSWER))
+        except (HttpError, msgspec.DecodeError) as error:
+            raise ConnectionError(type(error).__name__) from None
+
+
+def _failure(status: int, body: Json) -> BadRequest | Overloaded:
+    told = body.get("error") or {}
+    message, param, code = str(told.get("message", "")), told.get("param"), told.get("code")
+    if status == 404:
+        return NotFound(f"{message}.", param=param, code=code)
+    if status == 400:
+        return BadRequest(f"{param}: {message}." if param else f"{message}.", param=param, code=code)
+    return Overloaded(_AWAY, retry_after_s=1.0)
+
+
+def _span(path: str, begun_ns: int, body: Json) -> Span:
+    """What was decided, without ids and amounts."""
+    told = {
+        f"fraud.{name}": body[name] for name in ("decision", "score", "degraded", "model", "policy") if name in body
+    }
+    many = body.get("data")
+    if isinstance(many, list):
+        told["fraud.decisions"] = len(many)
+    return Span(f"fraud.{path.split('/')[3]}", "CHAIN", begun_ns, time.time_ns(), told)
+
+
+def build_remote_fraud(url: str, timeout_s: float) -> RemoteFraud:
+    """Raises: SettingsError naming the key."""
+    try:
+        return RemoteFraud(url, timeout_s)
+    except ValueError as error:
+        raise SettingsError(Path("callgate.yaml"), None, "fraud.url", str(error)) from None
+
+
 async def build_fraud(section: Mapping[str, Any], redis_url: str, folder: Path) -> FraudSteps:
     """Fraud scoring inside this process. Raises: SettingsError naming the key, or the model that cannot be served."""
     try:
         settings = FraudSettings.model_validate({"log_directory": folder, **section})
         stack = AsyncExitStack()
         store = await stack.enter_async_context(open_redis(redis_url, settings))
-        return FraudSteps(await build_scorer(settings, store, time.time), stack)
+        scorer = await build_scorer(settings, store, time.time)
+        keeper = Keeper(settings, scorer)
+        keeper.start()
+        return FraudSteps(scorer, keeper, stack)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         raise SettingsError(

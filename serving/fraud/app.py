@@ -1,4 +1,4 @@
-"""The fraud service as a process of its own: three routes over a FraudScorer, on loopback, behind the gateway.
+"""The fraud service as a process of its own: routes over a FraudScorer and its gauges, on loopback, behind the gateway.
 
 It has no keys or limits of its own: the gateway's stand in front. Errors have OpenAI's shape, so that the gateway may
 pass them on. Knows nothing of the gateway.
@@ -15,7 +15,9 @@ from typing import Any
 import msgspec
 
 from serving.fraud.build import build_scorer
+from serving.fraud.gauges import exposition
 from serving.fraud.journal import JournalUnavailable
+from serving.fraud.keeper import Keeper
 from serving.fraud.model import InvalidModel
 from serving.fraud.score import FraudScorer
 from serving.fraud.settings import FraudSettings
@@ -28,6 +30,10 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 _LARGEST_BODY = 1 << 20
 _DECISIONS = "/v1/fraud/decisions/"
+_RISKS = (
+    "/risks/"  # for the gateway, which asks for the risk of a customer or call: not among the routes that it offers
+)
+_METRICS_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 encode_json = msgspec.json.Encoder().encode
 
 
@@ -40,14 +46,19 @@ class FraudApp:
     def __init__(self, settings: FraudSettings, open_store: Callable[[], Any], clock: Callable[[], float]) -> None:
         self._settings, self._open_store, self._clock = settings, open_store, clock
         self._scorer: FraudScorer | None = None
+        self._keeper: Keeper | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await self._live(receive, send)
         elif scope["type"] == "http":
-            status, body = await self._answer(scope["method"], scope["path"], receive)
-            data = encode_json(body)
-            headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(data))]
+            kind = b"application/json"
+            if scope["path"] == "/metrics" and self._keeper is not None:
+                status, data, kind = 200, exposition(self._keeper.gauges()), _METRICS_TYPE
+            else:
+                status, body = await self._answer(scope["method"], scope["path"], receive)
+                data = encode_json(body)
+            headers = [(b"content-type", kind), (b"content-length", b"%d" % len(data))]
             await send({"type": "http.response.start", "status": status, "headers": headers})
             await send({"type": "http.response.body", "body": data})
 
@@ -55,12 +66,15 @@ class FraudApp:
     async def running(self) -> AsyncIterator[None]:
         """From here to the end of the block it can score."""
         async with self._open_store() as store:
-            self._scorer = await build_scorer(self._settings, store, self._clock)
+            scorer = self._scorer = await build_scorer(self._settings, store, self._clock)
+            keeper = self._keeper = Keeper(self._settings, scorer)
+            keeper.start()
             try:
                 yield
             finally:
-                await self._scorer.aclose()
-                self._scorer = None
+                await keeper.aclose()
+                await scorer.aclose()
+                self._scorer = self._keeper = None
 
     async def _live(self, receive: Receive, send: Send) -> None:
         await receive()
@@ -77,7 +91,7 @@ class FraudApp:
         scorer = self._scorer
         if scorer is None:
             return 503, _error("the fraud service is not up", "server_error", "unavailable", None)
-        wanted = "GET" if path.startswith((_DECISIONS, "/health/")) else "POST"
+        wanted = "GET" if path.startswith((_DECISIONS, _RISKS, "/health/")) else "POST"
         if method != wanted:
             return 405, _error(f"use {wanted} here", "invalid_request_error", "wrong_method", None)
         try:
@@ -95,6 +109,9 @@ class FraudApp:
                 if (decision := await scorer.find(path.removeprefix(_DECISIONS))) is None:
                     raise UnknownTransaction
                 return 200, decision.to_dict()
+            if path.startswith(_RISKS):
+                score, outcome = await scorer.risk_of(path.removeprefix(_RISKS)) or (None, None)
+                return 200, {"object": "fraud.risk", "score": score, "decision": outcome}
         except _FAILURES as error:
             return describe_failure(error)
         if path == "/health/ready":

@@ -6,12 +6,12 @@ import asyncio
 from pathlib import Path
 
 from serving.fraud.entries import Decided, Filed, decode_entry
-from serving.fraud.features import FEATURES_VERSION, feature_names
+from serving.fraud.features import feature_names
 from serving.fraud.journal import Journal, read_journal, read_segment, segments_of
-from serving.fraud.model import InvalidModel, load_model
+from serving.fraud.keeper import load_rivals
+from serving.fraud.model import InvalidModel
 from serving.fraud.score import REMEMBERED, Clock, FraudScorer
 from serving.fraud.settings import FraudSettings
-from serving.fraud.shadow import Rivals
 from serving.fraud.store import FeatureStore
 
 
@@ -25,15 +25,13 @@ async def build_scorer(settings: FraudSettings, store: FeatureStore, clock: Cloc
     for rule in settings.rules:
         if rule.feature not in names:
             raise InvalidModel(f"rule {rule.name}: there is no feature {rule.feature}; one of {', '.join(names)}")
-    model = await asyncio.to_thread(load_model, settings.model_path, names, FEATURES_VERSION)
-    other = settings.challenger_path
-    challenger = await asyncio.to_thread(load_model, other, names, FEATURES_VERSION) if other else None
+    rivals = await asyncio.to_thread(load_rivals, settings)
     sync, aside = settings.log_sync == "disk", settings.log_directory / "waiting"
     set_aside = await asyncio.to_thread(lambda: list(read_journal(aside)))
     latest = await asyncio.to_thread(_latest, settings.log_directory)
     journal = await asyncio.to_thread(Journal, settings.log_directory, sync, clock, settings.log_keep_days)
     waiting = await asyncio.to_thread(Journal, aside, sync, clock, settings.log_keep_days)
-    scorer = FraudScorer(settings, Rivals(settings, model, challenger), store, journal, waiting, clock)
+    scorer = FraudScorer(settings, rivals, store, journal, waiting, clock)
     scorer.remember(latest)
     scorer.resume(set_aside)
     return scorer

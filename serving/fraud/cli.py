@@ -246,6 +246,40 @@ def promote(
     raise typer.Exit(0 if verdict.promote else 1)
 
 
+@app.command(
+    epilog="Example: callgate fraud watch --log .callgate/fraud --models .callgate/fraud-models --data history/"
+)
+def watch(
+    log: Annotated[Path, typer.Option(help="The decision log's directory.", exists=True, file_okay=False)],
+    models: Annotated[
+        Path, typer.Option(help="Folder of versions; the service follows it (fraud.settings.models_path).")
+    ],
+    model: Annotated[Path | None, typer.Option(help="The first champion; without it the shipped model.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Folder of fraud_tx_*.parquet from before the log.")] = None,
+    tracking: Annotated[str, typer.Option(help="MLflow tracking URI; empty: not told.")] = "",
+) -> None:
+    """One look at the log: drift, and then whatever is due: train a challenger, judge it, promote it or not. The service does the same
+    by itself every `drift_every_s`."""
+    from serving.fraud.cycle import cycle_of
+    from serving.fraud.dataset import InvalidData
+    from serving.fraud.model import InvalidModel
+    from serving.fraud.monitor import NoReference
+    from serving.fraud.settings import SHIPPED_MODEL, FraudSettings
+
+    settings = FraudSettings(
+        log_directory=log,
+        models_path=models,
+        model_path=model or SHIPPED_MODEL,
+        history_path=data,
+        tracking_uri=tracking,
+    )
+    try:
+        look = cycle_of(settings).look(time.time())
+    except (InvalidData, InvalidModel, NoReference) as error:
+        _stop(str(error))
+    _show({name: getattr(look, name) for name in look.__struct_fields__}, True)
+
+
 @app.command(epilog="Example: callgate fraud serve --redis redis://127.0.0.1:6379/0 --port 8100")
 def serve(
     redis: Annotated[str, typer.Option(help="Redis URL.")] = "redis://127.0.0.1:6379/0",
@@ -255,14 +289,21 @@ def serve(
     port: Annotated[int, typer.Option(min=0, max=65_535)] = 8_100,
     model: Annotated[Path | None, typer.Option(help="Model folder; without it the shipped one.")] = None,
     log: Annotated[Path, typer.Option(help="The decision log's directory.")] = Path(".callgate/fraud"),
+    settings: Annotated[
+        Path | None, typer.Option(help="JSON file of fraud settings; --model and --log win.", exists=True)
+    ] = None,
 ) -> None:
     """Serve scores over HTTP as a process of its own."""
+    from pydantic import ValidationError
+
     from serving.fraud.app import run
     from serving.fraud.settings import FraudSettings
 
-    chosen = FraudSettings(log_directory=log)
-    if model is not None:
-        chosen = chosen.model_copy(update={"model_path": model})
+    try:
+        given: dict[str, Any] = json.loads(settings.read_text(encoding="utf-8")) if settings else {}
+        chosen = FraudSettings(**given | {"log_directory": log} | ({"model_path": model} if model else {}))
+    except (ValidationError, ValueError) as error:
+        _stop(str(error))
     run(chosen, redis, host, port)
 
 

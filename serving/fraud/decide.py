@@ -46,6 +46,16 @@ def cheapest(probability: float, cents: int, costs: Costs) -> Outcome:
     return min(expected, key=lambda outcome: (expected[outcome], _STRICTNESS[outcome]))
 
 
+def cost_of(outcome: str, fraud: bool, cents: int, costs: Costs) -> float:
+    """What an outcome has cost once it is known whether it was fraud, in cents."""
+    loss = cents + costs.chargeback_cents
+    if outcome == "approve":
+        return loss * fraud
+    if outcome == "review":
+        return costs.review_cents + costs.review_misses * loss * fraud
+    return 0.0 if fraud else costs.false_decline_cents + costs.false_decline_share * cents
+
+
 def apply_rules(outcome: Outcome, features: Mapping[str, float], rules: Sequence[Rule]) -> tuple[Outcome, list[Reason]]:
     """The outcome made as strict as the rules that hold demand, and their reasons. A missing feature (NaN) holds nothing."""
     held = [rule for rule in rules if features[rule.feature] >= rule.at_least]

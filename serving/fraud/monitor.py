@@ -45,7 +45,7 @@ class NoReference(Exception):
 class Window:
     """Decisions of a log, in the order of their time. values: (rows, features); the others (rows,).
 
-    fraud: as labelled by now. labelled: whether anybody said so. lag_s: how long after the payment the label came, -1 without one.
+    fraud: as labelled by now. lag_s: how long after the payment the label came, -1 without one. model: the digest that decided.
     """
 
     values: NDArray[np.float64]
@@ -57,6 +57,7 @@ class Window:
     cents: NDArray[np.int64]
     fraud: NDArray[np.int64]
     lag_s: NDArray[np.float64]
+    model: NDArray[np.str_]
     degraded: int
 
     def within(self, start_s: int, end_s: int) -> NDArray[np.bool_]:
@@ -91,6 +92,7 @@ def read_window(log: Path) -> Window:
         cents=np.array([one.cents for one in rows], dtype=np.int64),
         fraud=np.array([fraud for fraud, _ in told], dtype=np.int64),
         lag_s=np.where(came >= 0, came - at_s, -1.0),
+        model=np.array([one.filed.decision.model for one in rows], dtype=str),
         degraded=degraded,
     )
 
@@ -134,7 +136,7 @@ class Report:
 
 
 def report(window: Window, model: Model, reference: Reference, days: int = 7) -> Report:
-    """The last `days` of a log against the reference; labels and concept over all of it that is seven days old.
+    """The last `days` of a log against the reference; calibration and concept over what this model decided and labels count for.
 
     Raises:
         NoReference: there are too few decisions to say anything.
@@ -145,11 +147,12 @@ def report(window: Window, model: Model, reference: Reference, days: int = 7) ->
     recent = window.within(end - days * DAY_S, end)
     margins = np.array([model.margin(row) for row in window.values[recent].tolist()])
     shifts = compare(reference, feature_names(), window.values[recent], margins)
-    told = window.within(end - LABEL_DELAY_S - days * DAY_S, end - LABEL_DELAY_S)
+    own = window.model == model.digest
+    told = own & window.within(end - LABEL_DELAY_S - days * DAY_S, end - LABEL_DELAY_S)
     calibrated = None
     if told.sum() >= LEAST_ROWS:
         calibrated = calibration(window.probability[told], window.fraud[told], window.customer[told], window.terminal[told], reference.rows)  # fmt: skip
-    old = window.at_s < end - LABEL_DELAY_S
+    old = own & (window.at_s < end - LABEL_DELAY_S)
     errors = (window.probability[old] - window.fraud[old]) ** 2
     changes = tuple(int(window.at_s[old][position]) for position in concept(errors.tolist()))
     shares = _quality(window, recent)

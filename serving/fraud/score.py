@@ -165,10 +165,14 @@ class FraudScorer:
 
     async def aclose(self) -> None:
         """Finishes what runs behind the answers and closes the logs. The store's client is the caller's."""
-        await asyncio.gather(*self._background, return_exceptions=True)
+        await self.settle()
         await self._aside.aclose()
         await self._journal.aclose()
         self.rivals.close()
+
+    async def settle(self) -> None:
+        """Waits for what runs behind the answers: filing, risks, the shadow."""
+        await asyncio.gather(*self._background, return_exceptions=True)
 
     @property
     def waiting(self) -> int:

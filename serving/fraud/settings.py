@@ -50,6 +50,17 @@ class FraudSettings(_Strict):
     challenger_share: float = Field(
         default=0.0, ge=0, le=1, description="share of customers (by stable hash) that the challenger decides for"
     )
+    models_path: Path | None = Field(
+        default=None,
+        description="folder of model versions that continuous training keeps: its champion and challenger are followed",
+    )
+    history_path: Path | None = Field(
+        default=None, description="folder of fraud_tx_*.parquet from before the decision log, to train on as well"
+    )
+    drift_every_s: int = Field(
+        default=3_600, ge=0, description="how often the log is looked at for drift and what is due is done; 0: never"
+    )
+    tracking_uri: str = Field(default="", description="MLflow server to which trained models are told; empty: none")
     log_directory: Path = Field(default=Path(".callgate/fraud"), description="the durable decision log")
     log_sync: Literal["disk", "kernel"] = Field(default="disk", description="what durable means: fdatasync, or write")
     log_keep_days: int = Field(default=90, ge=1)

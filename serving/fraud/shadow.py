@@ -14,12 +14,13 @@ from pathlib import Path
 import numpy as np
 
 from serving.fraud.assess import decide
+from serving.fraud.decide import cost_of
 from serving.fraud.entries import Compared, Decided, Filed, Labelled, decode_entry
 from serving.fraud.evaluate import average_precision
 from serving.fraud.features import feature_names
 from serving.fraud.journal import read_journal
 from serving.fraud.model import Model
-from serving.fraud.settings import FraudSettings
+from serving.fraud.settings import Costs, FraudSettings
 
 _BUCKETS = 10_000
 
@@ -69,12 +70,15 @@ def bucket_of(customer_id: str) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """A challenger on the payments that both have scored and whose labels are in. promote: it may become champion."""
+    """A challenger on the payments that both have scored and whose labels are in; costs in cents a payment, as the decisions of each
+    would have turned out. promote: it may become champion."""
 
     rows: int
     frauds: int
     champion_ap: float
     challenger_ap: float
+    champion_cost: float
+    challenger_cost: float
     disagreement: float
     promote: bool
     reason: str
@@ -87,36 +91,52 @@ def judge_shadow(
     least_frauds: int = 30,
     most_loss: float = 0.02,
     most_disagreement: float = 0.1,
+    costs: Costs | None = None,
 ) -> Verdict:
-    """From a decision log: both models' scores on the same labelled payments."""
-    scores: dict[str, dict[str, float]] = {}
-    outcomes: dict[str, set[str]] = {}
+    """From a decision log: both models' scores on the same labelled payments. After a drift they should disagree: much disagreement stands
+    in the way only of a challenger whose decisions were no cheaper."""
+    said, labels, cents = _said(log)
+    both = [name for name, by_model in said.items() if {champion, challenger} <= by_model.keys()]
+    told = [name for name in both if name in labels]
+    fraud = np.array([labels[name] for name in told], dtype=np.int64)
+    frauds = int(fraud.sum())
+    disagreement = _share(said[name][champion][1] != said[name][challenger][1] for name in both)
+    unknown = float("nan")
+    if frauds < least_frauds or frauds == len(fraud):
+        reason = f"{frauds} labelled frauds; {least_frauds} are needed"
+        return Verdict(len(told), frauds, unknown, unknown, unknown, unknown, disagreement, False, reason)
+    theirs, ours = (
+        average_precision(fraud, np.array([said[name][one][0] for name in told])) for one in (champion, challenger)
+    )
+    price, our_price = (
+        float(np.mean([cost_of(said[name][one][1], labels[name], cents[name], costs or Costs()) for name in told]))
+        for one in (champion, challenger)
+    )
+    reason = ""
+    if ours < theirs - most_loss:
+        reason = f"average precision {ours:.3f}, the champion's {theirs:.3f}"
+    elif disagreement > most_disagreement and our_price >= price:
+        reason = f"decides otherwise in {disagreement:.1%} of payments, and not for less: {our_price:.0f} cents a payment, the champion's {price:.0f}"  # fmt: skip
+    worth = reason or f"no worse than the champion: {our_price:.0f} cents a payment, the champion's {price:.0f}"
+    return Verdict(len(told), frauds, theirs, ours, price, our_price, disagreement, not reason, worth)
+
+
+def _said(log: Path) -> tuple[dict[str, dict[str, tuple[float, str]]], dict[str, bool], dict[str, int]]:
+    """Of each payment what each model said (probability, outcome), its label, its cents."""
+    said: dict[str, dict[str, tuple[float, str]]] = {}
     labels: dict[str, bool] = {}
+    cents: dict[str, int] = {}
     for data in read_journal(log):
         entry = decode_entry(data)
         if isinstance(entry, Decided) and not entry.filed.decision.degraded:
             decision = entry.filed.decision
-            scores.setdefault(decision.transaction_id, {})[decision.model] = decision.probability or 0.0
-            outcomes.setdefault(decision.transaction_id, set()).add(decision.outcome)
+            said.setdefault(decision.transaction_id, {})[decision.model] = decision.probability or 0.0, decision.outcome
+            cents[decision.transaction_id] = entry.cents
         elif isinstance(entry, Compared):
-            scores.setdefault(entry.transaction_id, {})[entry.model] = entry.probability
-            outcomes.setdefault(entry.transaction_id, set()).add(entry.outcome)
+            said.setdefault(entry.transaction_id, {})[entry.model] = entry.probability, entry.outcome
         elif isinstance(entry, Labelled):
             labels[entry.label.transaction_id] = entry.label.fraud
-    both = [name for name, by_model in scores.items() if {champion, challenger} <= by_model.keys()]
-    told = [name for name in both if name in labels]
-    fraud = np.array([labels[name] for name in told], dtype=np.int64)
-    frauds = int(fraud.sum())
-    disagreement = _share(len(outcomes[name]) > 1 for name in both)
-    if frauds < least_frauds or frauds == len(fraud):
-        return Verdict(len(told), frauds, float("nan"), float("nan"), disagreement, False, f"{frauds} labelled frauds; {least_frauds} are needed")  # fmt: skip
-    ours, theirs = (average_precision(fraud, np.array([scores[name][one] for name in told])) for one in (challenger, champion))  # fmt: skip
-    reason = ""
-    if ours < theirs - most_loss:
-        reason = f"average precision {ours:.3f}, the champion's {theirs:.3f}"
-    elif disagreement > most_disagreement:
-        reason = f"decides otherwise in {disagreement:.1%} of payments; at most {most_disagreement:.0%}"
-    return Verdict(len(told), frauds, theirs, ours, disagreement, not reason, reason or "no worse than the champion")
+    return said, labels, cents
 
 
 def _share(found: Iterable[bool]) -> float:

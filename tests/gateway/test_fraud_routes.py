@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
+import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,6 +15,7 @@ import pytest
 
 from tests.doubles.openai_backend import Backend
 from tests.gateway.conftest import Gateway, running, settings_for
+from tests.gateway.test_telemetry import collector
 
 SCORE, LABELS = "/v1/fraud/score", "/v1/fraud/labels"
 
@@ -88,3 +91,76 @@ async def test_a_reason_is_a_code_and_words_that_an_agent_can_say(gateway: Gatew
         assert reason["code"].isidentifier()
         assert reason["message"][0].isupper()
         assert reason["message"].endswith(".")
+
+
+async def test_a_fraud_service_of_its_own_answers_as_the_one_inside(
+    tmp_path: Path, openai_backend: Backend, redis_url: str, gateway: Gateway
+) -> None:
+    import uvicorn
+
+    from serving.fraud.app import FraudApp
+    from serving.fraud.settings import FraudSettings
+    from serving.fraud.store import open_redis
+
+    own = FraudSettings(log_directory=tmp_path / "service", log_sync="kernel", key_prefix="service:", drift_every_s=0)
+    service = FraudApp(own, lambda: open_redis(redis_url, own), time.time)
+    server = uvicorn.Server(uvicorn.Config(service, port=0, log_config=None))
+    serving = asyncio.create_task(server._serve())
+    while not server.started:  # noqa: ASYNC110 (uvicorn tells nobody)
+        await asyncio.sleep(0)
+    url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    (tmp_path / "remote").mkdir()
+    async with running(
+        settings_for(tmp_path / "remote", openai_backend, redis_url, fraud={"enabled": True, "url": url})
+    ) as remote:
+        now = good()["timestamp"]
+        asked: list[tuple[str, Any]] = [
+            (SCORE, good(timestamp=now, amount="9420.00", call_id="call-1")),
+            (SCORE, {"transactions": [good(timestamp=now, transaction_id="t-2")]}),
+            (SCORE, good(amount=-1)),
+            (SCORE, {"transactions": [good(amount="NaN")]}),
+            (LABELS, {"transaction_id": "t-1", "fraud": True}),
+            (LABELS, {"transaction_id": "never", "fraud": True}),
+        ]
+        for path, body in asked:
+            here, there = await gateway.post(path, body), await remote.post(path, body)
+            assert without_time(here[1]) == without_time(there[1])
+            assert here[0] == there[0]
+        for name, status in (("t-1", 200), ("never", 404), ("a%20b%3F", 404)):
+            async with remote.session.get(f"{remote.url}/v1/fraud/decisions/{name}") as answer:
+                assert answer.status == status
+        assert service._scorer is not None
+        await service._scorer.settle()  # risks are noted behind the answers
+        async with remote.session.get(url + "/risks/call:call-1") as answer:
+            assert (await answer.json())["decision"] == "review"
+        async with remote.session.get(url + "/metrics") as answer:
+            assert 'callgate_fraud_decisions_total{decision="review"} 1' in await answer.text()
+        server.should_exit = True
+        await serving
+        status, told, answer = await remote.post(SCORE, good(transaction_id="t-3"))
+        assert (status, told["error"]["code"], answer.headers["retry-after"]) == (503, "overloaded", "1")
+
+
+def without_time(body: Any) -> Any:
+    told = [one | {"decided_at": ""} for one in body.get("data", [])]
+    return body | {"decided_at": ""} | ({"data": told} if told else {})
+
+
+async def test_decisions_are_counted_and_traced_without_ids(
+    tmp_path: Path, openai_backend: Backend, redis_url: str
+) -> None:
+    async with collector() as (url, got):
+        fraud = {"enabled": True, "settings": {"log_sync": "kernel", "key_prefix": "traced:"}}
+        telemetry = {"otlp_endpoint": url, "flush_s": 0.05}
+        async with running(settings_for(tmp_path, openai_backend, redis_url, fraud=fraud, telemetry=telemetry)) as gateway:  # fmt: skip
+            await gateway.post(SCORE, good(customer_id="secret-customer"))
+            async with gateway.session.get(gateway.url + "/metrics") as answer:
+                told = await answer.text()
+    assert 'callgate_fraud_decisions_total{decision="approve"} 1.0' in told
+    assert "# TYPE callgate_fraud_decisions_total counter" in told
+    assert "callgate_fraud_looks_failed_total 0.0" in told
+    traces = b"".join(got)
+    assert b"fraud.score" in traces
+    assert b"fraud.decision" in traces
+    assert b"approve" in traces
+    assert b"secret-customer" not in traces
