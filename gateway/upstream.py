@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 
@@ -61,7 +61,7 @@ class HttpBackends:
         try:
             async with self._pool.send(self._target(deployment, _PATHS[endpoint]), payload, patience, more) as answer:
                 if answer.status != 200:
-                    raise await _refusal(answer)
+                    raise await _refusal(answer, body)
                 if answer.header(b"content-encoding") not in (None, b"identity"):
                     raise UpstreamInvalid("The model's server answered with a compression that was not asked for.")
                 if not stream:
@@ -149,20 +149,20 @@ def _cut(begun: bool, otherwise: UpstreamError) -> UpstreamError:
     return UpstreamCut("The model's answer broke off before it was complete.") if begun else otherwise
 
 
-async def _refusal(answer: Exchange) -> UpstreamError:
-    """One error for a status other than 200. The backend's own words stay here; only codes on our list are passed on."""
+async def _refusal(answer: Exchange, asked: Json) -> UpstreamError:
+    """One error for a status other than 200. The backend's own words stay here; codes on our list and names of the request's fields are passed on."""
     try:
         async with asyncio.timeout(2):
-            code = error_code(await answer.read(65536))
+            said = await answer.read(65536)
     except (TimeoutError, HttpError):
-        code = None
+        said = b""
     waits = {
         name: (answer.header(name.encode()) or b"").decode("latin-1") for name in ("retry-after-ms", "retry-after")
     }
-    return refusal(answer.status, code, retry_after(waits))
+    return refusal(answer.status, error_code(said), retry_after(waits), named_fields(said, asked))
 
 
-def refusal(status: int, code: str | None, retry_after_s: float | None) -> UpstreamError:
+def refusal(status: int, code: str | None, retry_after_s: float | None, fields: Sequence[str] = ()) -> UpstreamError:
     """The error that a caller sees for a backend's HTTP status. ``code`` is one that ``error_code`` let through, or None."""
     if status == 429:
         return UpstreamRateLimited(
@@ -173,8 +173,13 @@ def refusal(status: int, code: str | None, retry_after_s: float | None) -> Upstr
     if status in (408, 504):
         return UpstreamTimeout("The model did not answer in time.")
     if status == 400 or status in (413, 422):
-        what = "its context length is exceeded" if code == "context_length_exceeded" else "check the parameters"
-        return UpstreamRejected(f"The model's server refused the request: {what}.", code=code)
+        if code == "context_length_exceeded":
+            return UpstreamRejected(
+                "The model's server refused the request: its context length is exceeded.", code=code
+            )
+        what = " and ".join(fields) or "the parameters"
+        param = fields[0] if fields else None
+        return UpstreamRejected(f"The model's server refused the request: check {what}.", param=param, code=code)
     if status in (401, 403):
         return UpstreamUnavailable(
             "The gateway's own credentials for the model's server were refused.", code="upstream_credentials"
@@ -187,19 +192,31 @@ def refusal(status: int, code: str | None, retry_after_s: float | None) -> Upstr
 
 
 _KNOWN_CODES = frozenset({"context_length_exceeded", "invalid_prompt", "unsupported_parameter", "unsupported_value"})
+_ORDINARY = frozenset({"model", "messages", "prompt", "input", "stream", "user", "store"})  # words of any error
+_WORD = re.compile("[A-Za-z_]+")
 _CONTEXT = re.compile(rb"context (length|size|window)|maximum context|exceed_context_size", re.IGNORECASE)
 
 
 def error_code(body: bytes) -> str | None:
     """A code of OpenAI's list in a backend's error body, or None. Text is never taken over."""
-    try:
-        error = decode_object(body).get("error")
-    except UpstreamInvalid:
-        return None
-    code = error.get("code") if type(error) is dict else None
+    code = _error(body).get("code")
     if code in _KNOWN_CODES:
         return str(code)
     return "context_length_exceeded" if _CONTEXT.search(body) else None
+
+
+def named_fields(body: bytes, asked: Json) -> list[str]:
+    """Those fields of the request that a backend's error names, at most four, in the request's order. Its other words stay here."""
+    words = set(_WORD.findall(str(_error(body).get("message"))))
+    return [name for name in asked if name in words and name not in _ORDINARY][:4]
+
+
+def _error(body: bytes) -> Json:
+    try:
+        error = decode_object(body).get("error")
+    except UpstreamInvalid:
+        return {}
+    return error if type(error) is dict else {}
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:

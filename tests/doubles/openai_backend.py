@@ -107,6 +107,9 @@ async def _answer(request: web.Request, body: dict[str, Any], asked: str, *, cha
     if model == "context":
         error = {"error": {"message": "This model's maximum context length is 10", "code": "context_length_exceeded"}}
         return web.json_response(error, status=400)
+    if model == "greedy":
+        error = {"error": {"message": "n must be 1 at temperature 0, SECRET detail\n", "code": 400}}
+        return web.json_response(error, status=400)
     if model == "hang":
         await state.released.wait()
     if model == "reset":

@@ -32,6 +32,7 @@ MODELS = [
     "fail-401",
     "fail-404",
     "context",
+    "greedy",
     "hang",
     "reset",
     "html",

@@ -110,6 +110,16 @@ async def test_every_fault_of_a_backend_is_one_error_in_openais_shape(
         assert response.headers["retry-after"] == "7"
 
 
+async def test_a_refusal_names_the_fields_that_the_backend_named_and_none_of_its_words(gateway: Gateway) -> None:
+    _, body, _ = await gateway.post(CHAT, ask("greedy", temperature=0, n=2, seed=1))
+    assert body["error"] == {
+        "message": "The model's server refused the request: check temperature and n.",
+        "type": "invalid_request_error",
+        "param": "temperature",
+        "code": "upstream_rejected",
+    }
+
+
 async def test_a_stream_cut_by_the_backend_ends_with_an_error_and_no_done(gateway: Gateway) -> None:
     events = await gateway.events(ask("truncate", "a long enough answer"))
     assert json.loads(events[-1])["error"]["code"] == "upstream_cut"
