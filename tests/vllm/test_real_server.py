@@ -107,7 +107,9 @@ async def test_what_the_official_client_can_ask(client: openai.AsyncOpenAI) -> N
 
 
 async def test_personal_data_is_back_in_the_answer_of_a_guarded_stream(client: openai.AsyncOpenAI) -> None:
-    asked = ask("Repeat this exactly: write to maria.g@example.com", max_tokens=60)
+    asked = ask(
+        "Repeat this sentence exactly: Please confirm my card payment by e-mail to maria.g@example.com", max_tokens=60
+    )
     events = [e async for e in await client.chat.completions.create(model="guarded", stream=True, **asked)]
     said = "".join(e.choices[0].delta.content or "" for e in events if e.choices)
     assert said
