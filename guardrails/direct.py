@@ -15,10 +15,11 @@ from guardrails.detectors.reading import Reading
 from guardrails.detectors.shape import language_score, size_score
 from guardrails.detectors.topic import TopicDetector
 from guardrails.nemo.checks import Check, Said
-from guardrails.policy import Policy, RailSettings
+from guardrails.policy import Policy, PolicyError, RailSettings
 from guardrails.tools import ToolRules, fault_of
 
 DEFAULT_THRESHOLD = 0.5
+_NEEDS_VECTORS = frozenset({"harm", "indirect", "injection", "topic", "toxicity"})
 
 
 class Scorer(Protocol):
@@ -56,8 +57,16 @@ class DirectRail:
         """Nothing to end: detectors hold no process or file."""
 
 
-def build_direct(policy: Policy) -> dict[str, DirectRail]:
-    """A rail for every detector of a policy that is not off. Rails that name one detector share it."""
+def build_direct(policy: Policy, *, vectors: bool) -> dict[str, DirectRail]:
+    """A rail for every detector of a policy that is not off. Rails that name one detector share it. ``vectors``: there is an encoder.
+
+    Raises: PolicyError for a detector that would have no encoder to ask when it is in doubt.
+    """
+    for name, rail in policy.rails.items():
+        if rail.detector in _NEEDS_VECTORS and rail.mode != "off" and not vectors:
+            message = f"the detector '{rail.detector}' needs the sentence encoder"
+            hint = "set embedding.enabled: true in callgate.yaml, or the rail's mode to off"
+            raise PolicyError(policy.directory / "policy.yaml", None, f"rails.{name}.detector", message, hint)
     cascades: dict[str, Cascade] = {}
     return {
         name: DirectRail(_scorer(rail, cascades), rail.threshold)

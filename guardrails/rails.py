@@ -61,10 +61,11 @@ class Rails:
 
     async def start(self) -> None:
         """Builds NeMo in a thread. Raises: PolicyError."""
+        direct = build_direct(self.policy, vectors=self._embed is not None)
         embed = _bound(self._embed) if self._embed is not None else None
         flows = any(rail.flow is not None and rail.mode != "off" for rail in self.policy.rails.values())
         nemo = await asyncio.to_thread(build_rails, self.policy, embed, self._ask) if flows else {}
-        self._built = {**nemo, **build_direct(self.policy)}
+        self._built = {**nemo, **direct}
         for stage in get_args(Stage):
             named = self._named[stage] = [name for name, rail in self.policy.rails.items() if rail.stage == stage]
             rank = {name: _RANK[self._built[name].engine] for name in named if name in self._built}

@@ -166,6 +166,20 @@ async def test_a_nemo_configuration_that_nemo_refuses_is_refused_at_start(
         await Rails(load_policy(edited(tmp_path, **files)), None).start()
 
 
+async def test_a_policy_that_would_need_the_encoder_is_refused_without_one(tmp_path: Path) -> None:
+    rail = "rails:\n  abuse: {stage: input, detector: toxicity, mode: MODE}"
+    for mode in ("enforce", "monitor"):
+        folder = edited(tmp_path / mode, policy_yaml=("rails:", rail.replace("MODE", mode)))
+        with pytest.raises(
+            PolicyError, match=r"rails.abuse.detector: .*'toxicity' needs the sentence encoder; set embedding"
+        ):
+            await Rails(load_policy(folder), None).start()
+    folder = edited(tmp_path / "off", policy_yaml=("rails:", rail.replace("MODE", "'off'")))
+    started = Rails(load_policy(folder), None)
+    await started.start()
+    await started.aclose()
+
+
 def test_python_beside_a_policy_is_never_run_and_an_action_that_could_reach_out_is_refused(tmp_path: Path) -> None:
     folder = edited(tmp_path)
     (folder / "actions.py").write_text("import os\n")
