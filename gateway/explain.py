@@ -93,17 +93,13 @@ def render(facts: dict[str, Any]) -> None:
         routes.add_row(model["name"], model["policy"] or "none", model["knowledge"] or "-", targets, _choosing(model))
     console.print(routes)
     for policy in facts["policies"]:
-        title = (
-            f"Policy {policy['name']} {policy['digest'][:12]}: holds at most {policy['holds_at_most_chars']} characters"
-        )
+        title = f"Policy {policy['name']} {policy['digest'][:12]}"
         rails = Table("rail", "stage", "mode", "fail", "deadline", "cost", title=title, title_justify="left")
         for rail in policy["rails"]:
             rails.add_row(
                 rail["rail"], rail["stage"], rail["mode"], rail["fail"], f"{rail['deadline_ms']} ms", rail["cost"]
             )
         console.print(rails)
-        console.print(
-            f"  cannot see answer patterns longer than {policy['horizon_chars']} characters; redacts: {', '.join(policy['redacts'])}"
-        )
+        console.print(f"  {policy['claim']}; redacts: {', '.join(policy['redacts'])}", soft_wrap=True)
         console.print(f"  {_added(policy['answers'])}")
     console.print("ok")

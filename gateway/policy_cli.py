@@ -58,9 +58,7 @@ def check(where: Where, config: Config = CONFIG, as_json: AsJson = False) -> Non
         print(json.dumps(facts, indent=2))
         return
     print(f"{facts['name']}  {facts['digest']}")
-    print(
-        f"  holds at most {facts['holds_at_most_chars']} characters; cannot see answer patterns longer than {facts['horizon_chars']}"
-    )
+    print(f"  {facts['claim']}")
     for rail in facts["rails"]:
         print(
             f"  {rail['stage']} {rail['rail']}: {rail['runs']}, {rail['mode']}, fails {rail['fail']}, {rail['deadline_ms']} ms; {rail['cost']}"

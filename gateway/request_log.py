@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from datetime import UTC, datetime
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import msgspec
 
@@ -46,6 +46,7 @@ class RequestLog:
             "policy": record.policy_digest[:12] or None,
             "input_tokens": record.usage.prompt_tokens,
             "output_tokens": record.usage.completion_tokens,
+            **_rails(record),
             "duration_ms": round((record.ended_ns - record.started_ns) / 1e6, 2),
         }
         self._encode(line, self._buffer, -1)
@@ -64,3 +65,14 @@ class RequestLog:
             lines, self._buffer, self._waiting = self._buffer, bytearray(), 0
             self._out.write(lines)
             self._out.flush()
+
+
+def _rails(record: Record) -> dict[str, Any]:
+    """Which rail blocked, and which did not run: what an auditor asks first. Nothing where there is nothing to say."""
+    told: dict[str, Any] = {}
+    for rail in record.rails:
+        if rail.outcome == "block" and rail.enforced:
+            told.setdefault("blocked_by", rail.rail)
+        elif rail.outcome == "not_run":
+            told.setdefault("not_run", []).append(rail.rail)
+    return told

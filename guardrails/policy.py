@@ -103,6 +103,17 @@ class OutputSettings(_Strict):
     window_chars: Annotated[int, Field(ge=1, le=4096)] = 40
 
 
+class ClaimSettings(_Strict):
+    """What the policy must be able to promise, each at most or at least; a policy that cannot is refused (guardrails/claim.py).
+
+    ``first_token_ms`` counts redaction, input rails and the first check of the answer, not passages. Null: no promise is demanded.
+    """
+
+    holds_at_most_chars: Annotated[int, Field(ge=0)] | None = None
+    first_token_ms: Annotated[int, Field(ge=0)] | None = None
+    sees_chars: Annotated[int, Field(ge=1)] | None = None
+
+
 class PolicyFile(_Strict):
     """policy.yaml. ``redaction`` is checked by whoever redacts. ``budget_ms``: what all rails of a stage may take together.
 
@@ -119,6 +130,7 @@ class PolicyFile(_Strict):
         default_factory=dict
     )
     output: OutputSettings = OutputSettings()
+    claim: ClaimSettings | None = None
     budget_ms: Annotated[int, Field(ge=1, le=60_000)] | None = None
     speculative: bool = False
     redaction: dict[str, Any] = Field(default_factory=dict)
@@ -146,6 +158,7 @@ class Policy:
     actions: Mapping[str, Path] = field(default_factory=dict)
     risk: RiskSettings | None = None
     speculative: bool = False
+    claim: ClaimSettings = field(default_factory=ClaimSettings)
 
 
 def load_policy(directory: Path, actions: Path | None = None) -> Policy:
@@ -199,6 +212,7 @@ def load_policy(directory: Path, actions: Path | None = None) -> Policy:
         trusted,
         policy.risk,
         policy.speculative,
+        policy.claim or ClaimSettings(),
     )
 
 
@@ -216,7 +230,7 @@ def unnamed_rails(directory: Path, named: Mapping[str, RailSettings]) -> dict[st
 
 def digest(directory: Path, policy: PolicyFile, parts: Mapping[str, str]) -> str:
     """The name of a policy by its content: any changed byte of a NeMo file or weight, or changed value of policy.yaml, changes it."""
-    told = policy.model_dump(mode="json", exclude=None if policy.risk else {"risk"})
+    told = policy.model_dump(mode="json", exclude={key for key in ("risk", "claim") if getattr(policy, key) is None})
     total = hashlib.sha256(_canonical({"policy": told, "parts": dict(parts)}).encode())
     for name, content in files_of(directory).items():
         if name not in NOT_NEMOS:
@@ -254,7 +268,8 @@ def _explained(file: Path, lines: dict[tuple[str | int, ...], int], error: Valid
     at = first["loc"]
     line = next((lines[at[:size]] for size in range(len(at), -1, -1) if at[:size] in lines), None)
     if first["type"] == "extra_forbidden":
-        model = RailSettings if at[0] == "rails" else OutputSettings if at[0] == "output" else PolicyFile
+        parts: dict[str, type[BaseModel]] = {"rails": RailSettings, "output": OutputSettings, "claim": ClaimSettings}
+        model = parts.get(str(at[0]), PolicyFile)
         return PolicyError(
             file,
             line,

@@ -62,7 +62,7 @@ def _patterns(path: Path, horizon_chars: int) -> Iterator[Complaint]:
             key = ("rails", "config", "regex_detection", str(stage), "patterns", index)
             found = _wrong(str(pattern), flags, horizon_chars if stage == "output" else None)
             if found:
-                yield Complaint(path, _line(node, key), ".".join(map(str, key)), *found)
+                yield Complaint(path, line_of(node, key), ".".join(map(str, key)), *found)
 
 
 def _wrong(pattern: str, flags: int, horizon_chars: int | None) -> tuple[str, str] | None:
@@ -88,7 +88,7 @@ def _at(data: Any, keys: Sequence[str]) -> Any:
     return data
 
 
-def _line(node: yaml.Node | None, keys: Sequence[str | int]) -> int | None:
+def line_of(node: yaml.Node | None, keys: Sequence[str | int]) -> int | None:
     """The line (from 1) of what stands at a place."""
     line = None
     for key in keys:

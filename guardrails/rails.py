@@ -12,23 +12,17 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, get_args
 
 from guardrails.asked import Ask
+from guardrails.claim import COSTS, Claim, claim_of, refuse_impossible
 from guardrails.detectors.reading import Reading
 from guardrails.direct import DirectRail, build_direct
 from guardrails.nemo.build import Rail, build_rails
 from guardrails.nemo.checks import Check
 from guardrails.nemo.embeddings import Embed
-from guardrails.policy import Policy, RailSettings
+from guardrails.policy import Policy, PolicyError, RailSettings
 from guardrails.tools import ToolCall
 from guardrails.verdict import Outcome, Ruling, Stage, Verdict
 
 Messages = Sequence[Mapping[str, str]]
-_COST = {
-    "direct": "our detector, called directly",
-    "iorails": "0.1 ms CPU a check (catalogue rail)",
-    "colang": "6 ms CPU a check (Colang flow)",
-    "colang2": "20 ms CPU a check (Colang 2.x flow)",
-    "llm": "asks the guard model: its time and tokens",
-}
 _RANK = {"iorails": 0, "direct": 1, "colang": 2, "colang2": 2, "llm": 3}  # cheap before dear
 _CHEAP = 1  # ranks up to this run one after another, without a task of their own (one thread embeds for all of them)
 
@@ -58,6 +52,7 @@ class Rails:
         self._named: dict[Stage, list[str]] = {}  # every rail of a stage, in the policy's order
         self._order: dict[Stage, list[str]] = {}  # those that run, cheap before dear
         self._first_dear: dict[Stage, int] = {}
+        self.claim = Claim(0, 0, 0, 0)  # as it is once built
 
     async def start(self) -> None:
         """Builds NeMo in a thread. Raises: PolicyError."""
@@ -71,6 +66,14 @@ class Rails:
             rank = {name: _RANK[self._built[name].engine] for name in named if name in self._built}
             self._order[stage] = sorted(rank, key=rank.__getitem__)
             self._first_dear[stage] = sum(rank[name] <= _CHEAP for name in rank)
+        engines = {name: built.engine for name, built in self._built.items()}
+        dear = {stage: order[self._first_dear[stage] :] for stage, order in self._order.items()}
+        self.claim = claim_of(self.policy, engines, dear)
+        try:
+            refuse_impossible(self.policy, engines, self.claim)
+        except PolicyError:
+            await self.aclose()
+            raise
 
     async def check_call(self, call: ToolCall) -> Ruling:
         """What the tool rails say of a call that the model asks for."""
@@ -154,7 +157,7 @@ class Rails:
                 "mode": rail.mode,
                 "fail": rail.fail,
                 "deadline_ms": rail.deadline_ms,
-                "cost": _COST[self._built[name].engine] if name in self._built else "none",
+                "cost": COSTS[self._built[name].engine].words if name in self._built else "none",
             }
             for name, rail in self.policy.rails.items()
         ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from gateway.settings import SettingsError
 from guardrails.added import STEP
 from guardrails.asked import Ask
+from guardrails.claim import Claim, refuse_impossible
 from guardrails.nemo.embeddings import Embed
 from guardrails.policy import Policy, PolicyError, load_policy
 from guardrails.rails import Rails
@@ -47,6 +48,7 @@ class GuardBuilder:
             wanted = RedactionSettings.model_validate(policy.redaction)
             rails = Rails(policy, self._embed, timed=self._timed, ask=self._ask)
             shared, _ = await asyncio.gather(self._redactor(policy.redaction_digest, wanted), rails.start())
+            refuse_impossible(policy, {}, claim_of_both(rails, shared.redactor))
         except PolicyError as error:
             message = f"{error.message}; {error.hint}" if error.hint else error.message
             raise SettingsError(error.file, error.line, error.key, message) from None
@@ -77,6 +79,12 @@ class GuardBuilder:
             await shared.redactor.aclose()
 
 
+def claim_of_both(rails: Rails, redactor: Redactor) -> Claim:
+    """The promise of the rails, and of the redactor that holds answers back before them."""
+    held = redactor.added.horizon + STEP if redactor.added is not None else 0
+    return replace(rails.claim, holds_chars=rails.claim.holds_chars + held)
+
+
 @dataclass(frozen=True, slots=True)
 class Guard:
     """A policy at work: what it removes and what it checks."""
@@ -93,14 +101,16 @@ class Guard:
 
     def describe(self) -> dict[str, Any]:
         """What the policy is and promises, for people and machines."""
-        output, added = self.policy.output, self.redactor.added
+        claim = claim_of_both(self.rails, self.redactor)
         return {
             "name": self.policy.name,
             "digest": self.policy.digest,
             "parts": dict(self.policy.parts),
-            "horizon_chars": output.horizon_chars,
-            "holds_at_most_chars": (output.horizon_chars - 1 + output.window_chars if self.rails.checks_output else 0)
-            + (added.horizon + STEP if added is not None else 0),
+            "claim": claim.words(),
+            "horizon_chars": claim.sees_chars,
+            "holds_at_most_chars": claim.holds_chars,
+            "first_token_ms": claim.first_token_ms,
+            "passage_ms": claim.passage_ms,
             "longest_redacted_chars": self.redactor.horizon,
             "redacts": self.redactor.kinds(),
             "answers": self._answers(),

@@ -58,6 +58,8 @@ class GuardedSteps:
                 if request.pending is not None:
                     request.pending.cancel()
                     request.pending.add_done_callback(_heard)
+                if guard is not None and request.record.rails:
+                    request.record.rails.extend(_never_run(guard, request.record.rails))
 
     async def redact(self, route: Route, request: ChatRequest) -> None:  # noqa: ARG002
         """Replaces personal data by tokens in every text of the request. Raises: BadRequest, ContentBlocked, RailUnavailable."""
@@ -229,6 +231,18 @@ def _stop(ruling: Ruling, request: ChatRequest) -> None:
         request.refusal = ruling.text
         return
     raise ContentBlocked("The request was blocked by this model's guardrail policy.", code="content_policy_violation")
+
+
+def _never_run(guard: Guard, told: Sequence[RailResult]) -> list[RailResult]:
+    """The input and output rails that have no verdict: the request ended before them, or there was no answer to check."""
+    have = {rail.rail for rail in told}
+    missing = (
+        (name, rail)
+        for name, rail in guard.policy.rails.items()
+        if name not in have and rail.stage in ("input", "output")
+    )
+    reason = "the request ended before it, or had no text for it"
+    return [RailResult(name, rail.stage, "not_run", reason, None, None, 0.0, False) for name, rail in missing]
 
 
 def _not_run(rail: str, reason: str) -> RailResult:

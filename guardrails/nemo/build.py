@@ -169,7 +169,6 @@ class _Builder:
     def _runtime_2(self, ask: Ask | None) -> Any:
         """A Colang 2.x runtime that has begun its story once: what cannot begin is refused now."""
         runtime = self._runtime(ask).runtime
-        watch_actions(runtime)
         try:
             self.loop.run_until_complete(events_of(runtime, []))
         except Exception as error:  # noqa: BLE001 - as in read.py
@@ -190,6 +189,7 @@ class _Builder:
             raise refused(self.policy.directory, error) from None
         for action_name, action in (_actions(self.embed) | load_actions(dict(self.policy.actions))).items():
             runtime.register_action(action, action_name)
+        watch_actions(runtime.runtime)
         return runtime
 
     def _wrong(self, message: str, hint: str) -> PolicyError:

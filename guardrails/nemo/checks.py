@@ -59,7 +59,7 @@ class NemoRail:
             given.insert(0, {"role": "context", "content": {"relevant_chunks": passages, "check_facts": True}})
         result = await self._engine.check_async(given, rail_types=[self._rail_type])
         status = result.status.value
-        if status == "blocked" and "internal error" in (result.content or "").lower():
+        if said.failed or (status == "blocked" and "internal error" in (result.content or "").lower()):
             raise RuntimeError("NeMo reported an internal error")  # its fail-closed answer to a rail that raised
         return Check(status, result.content or "", said)
 
@@ -138,9 +138,15 @@ async def events_of(runtime: Any, events: list[dict[str, Any]]) -> list[dict[str
 
 
 def watch_actions(runtime: Any) -> None:
-    """Notes actions that fail: to a Colang 2.x flow one that failed answers nothing, which may read as "go on"."""
+    """Notes actions that fail or do not exist: to a Colang 2.x flow one that failed answers nothing, which may read as "go on"."""
     dispatcher = runtime.action_dispatcher
-    execute = dispatcher.execute_action
+    execute, find = dispatcher.execute_action, dispatcher.get_action
+
+    def found(name: str) -> Any:
+        action, said = find(name), SAID.get()
+        if action is None and said is not None:
+            said.failed.append(name)
+        return action
 
     async def watched(name: str, *given: Any, **more: Any) -> Any:
         result, status = await execute(name, *given, **more)
@@ -149,7 +155,7 @@ def watch_actions(runtime: Any) -> None:
             said.failed.append(name)
         return result, status
 
-    dispatcher.execute_action = watched
+    dispatcher.execute_action, dispatcher.get_action = watched, found
 
 
 def _uttered(told: Sequence[Mapping[str, Any]]) -> str:

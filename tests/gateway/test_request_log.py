@@ -7,7 +7,7 @@ import io
 import json
 
 from gateway.request_log import FLUSH_S, RequestLog
-from gateway.types import Record, Usage
+from gateway.types import RailResult, Record, Usage
 
 
 def record(number: int) -> Record:
@@ -56,3 +56,22 @@ async def test_a_thousand_lines_do_not_wait() -> None:
     for number in range(1_000):
         log.add(record(number))
     assert out.getvalue().count(b"\n") == 1_000
+
+
+async def test_a_line_says_which_rail_blocked_and_which_did_not_run() -> None:
+    out = io.BytesIO()
+    log = RequestLog(out)
+    blocked = record(1)
+    for rail, outcome, enforced in (
+        ("a", "block", False),
+        ("b", "block", True),
+        ("c", "not_run", True),
+        ("d", "pass", True),
+    ):
+        blocked.rails.append(RailResult(rail, "input", outcome, "", None, None, 0.0, enforced))
+    log.add(blocked)
+    log.add(record(2))
+    log.flush()
+    lines = [json.loads(line) for line in out.getvalue().splitlines()]
+    assert (lines[0]["blocked_by"], lines[0]["not_run"]) == ("b", ["c"])
+    assert not {"blocked_by", "not_run"} & set(lines[1])
