@@ -89,9 +89,11 @@ def _impossible(policy: Policy, engines: Mapping[str, str], claim: Claim) -> Ite
     wanted = policy.claim
     if wanted.holds_at_most_chars is not None and claim.holds_chars > wanted.holds_at_most_chars:
         output = policy.output
+        redacted = claim.holds_chars - output.horizon_chars + 1 - output.window_chars
+        also = f", and redaction of answers {redacted} more," if redacted > 0 else ""
         yield (
             ("claim", "holds_at_most_chars"),
-            f"a horizon of {output.horizon_chars} and a window of {output.window_chars} hold {claim.holds_chars}",
+            f"a horizon of {output.horizon_chars} and a window of {output.window_chars}{also} hold {claim.holds_chars}",
             f"promise {claim.holds_chars}, or see less far",
         )
     if wanted.first_token_ms is not None and claim.first_token_ms > wanted.first_token_ms:
