@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -15,6 +16,7 @@ import typer
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Score transactions for fraud; train and replay.")
 
+_REDIS = "Redis URL; with ?cluster=1 a node of a cluster."
 _JSON = Annotated[bool, typer.Option("--json", help="One JSON object instead of text.")]
 
 
@@ -136,9 +138,7 @@ def drift(
 
 @app.command(epilog="Example: callgate fraud backfill --data history/ --redis redis://127.0.0.1:6379/0")
 def backfill(
-    redis: Annotated[
-        str, typer.Option(help="Redis URL; with ?cluster=1 a node of a cluster.")
-    ] = "redis://127.0.0.1:6379/0",
+    redis: Annotated[str, typer.Option(help=_REDIS)] = "redis://127.0.0.1:6379/0",
     data: Annotated[Path | None, typer.Option(help="Folder of fraud_tx_*.parquet.")] = None,
     log: Annotated[
         Path | None,
@@ -147,35 +147,42 @@ def backfill(
     as_json: _JSON = False,
 ) -> None:
     """Fill the feature store from history, or build it again from the log, while the service runs or not. Twice is harmless."""
-    import asyncio
-
-    from rich.progress import Progress
-
-    from serving.fraud.backfill import Filled
     from serving.fraud.backfill import backfill as from_table
     from serving.fraud.backfill import rebuild as from_log
-    from serving.fraud.dataset import InvalidData, read_folder
-    from serving.fraud.settings import FraudSettings
-    from serving.fraud.store import StoreUnavailable, open_redis
+    from serving.fraud.dataset import read_folder
 
     if (data is None) == (log is None):
         _stop("give either --data or --log")
 
-    async def fill(bar: Progress) -> Filled:
-        task = bar.add_task("customers and terminals", total=None)
-        async with open_redis(redis, FraudSettings()) as store:
+    async def fill(store: Any, show: Any) -> dict[str, int]:
+        filled = await (from_log(log, store, show) if log else from_table(read_folder(data or Path()), store, show))
+        return {"events": filled.events, "records": filled.records}
 
-            def show(done: int, total: int) -> None:
-                bar.update(task, completed=done, total=total)
+    _with_store(redis, "customers and terminals", as_json, fill)
 
-            return await (from_log(log, store, show) if log else from_table(read_folder(data or Path()), store, show))
 
-    try:
-        with Progress(disable=as_json) as bar:
-            filled = asyncio.run(fill(bar))
-    except (InvalidData, StoreUnavailable) as error:
-        _stop(str(error))
-    _show({"events": filled.events, "records": filled.records}, as_json)
+@app.command(epilog="Example: callgate fraud snapshot --out store.snapshot && callgate fraud restore store.snapshot")
+def snapshot(
+    out: Annotated[Path, typer.Option(help="The file; one that is there is replaced when the new one is whole.")],
+    redis: Annotated[str, typer.Option(help=_REDIS)] = "redis://127.0.0.1:6379/0",
+    as_json: _JSON = False,
+) -> None:
+    """Write the feature store into one file, while the service runs or not."""
+    from serving.fraud.snapshot import snapshot as take
+
+    _with_store(redis, "records", as_json, lambda store, show: take(store, out, time.time(), show))
+
+
+@app.command(epilog="Example: callgate fraud restore store.snapshot && callgate fraud backfill --log .callgate/fraud")
+def restore(
+    file: Annotated[Path, typer.Argument(help="A file of `callgate fraud snapshot`.", exists=True, dir_okay=False)],
+    redis: Annotated[str, typer.Option(help=_REDIS)] = "redis://127.0.0.1:6379/0",
+    as_json: _JSON = False,
+) -> None:
+    """Put a snapshot before what the feature store has. Twice is harmless."""
+    from serving.fraud.snapshot import restore as put_back
+
+    _with_store(redis, "records", as_json, lambda store, show: put_back(file, store, time.time(), show))
 
 
 @app.command(epilog="Example: callgate fraud renew --data history/ --champion current --out next --log .callgate/fraud")
@@ -305,6 +312,30 @@ def serve(
     except (ValidationError, ValueError) as error:
         _stop(str(error))
     run(chosen, redis, host, port)
+
+
+def _with_store(redis: str, what: str, as_json: bool, work: Callable[[Any, Any], Awaitable[Any]]) -> None:
+    """Work on an open store under a progress bar, and its result shown."""
+    import asyncio
+
+    from rich.progress import Progress
+
+    from serving.fraud.dataset import InvalidData
+    from serving.fraud.settings import FraudSettings
+    from serving.fraud.snapshot import InvalidSnapshot
+    from serving.fraud.store import StoreUnavailable, open_redis
+
+    async def run(bar: Progress) -> Any:
+        task = bar.add_task(what, total=None)
+        async with open_redis(redis, FraudSettings()) as store:
+            return await work(store, lambda done, total: bar.update(task, completed=done, total=total or None))
+
+    try:
+        with Progress(disable=as_json) as bar:
+            found = asyncio.run(run(bar))
+    except (InvalidData, InvalidSnapshot, StoreUnavailable, OSError) as error:
+        _stop(str(error))
+    _show(found if isinstance(found, dict) else {what: found}, as_json)
 
 
 def _show(result: dict[str, Any], as_json: bool) -> None:

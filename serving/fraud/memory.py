@@ -6,7 +6,7 @@ when the process ends and is seen by this process alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 
 from serving.fraud.history import EVENT, KEPT_EVENTS
 from serving.fraud.store import Entity, Observation
@@ -59,3 +59,8 @@ class MemoryStore:
     async def load(self, records: Sequence[tuple[Entity, bytes]]) -> None:
         for entity, record in records:
             self._records[entity] = bytearray(record) + self._records.get(entity, bytearray())
+
+    async def export(self) -> AsyncIterator[list[tuple[str, str, bytes]]]:
+        yield [(kind[0], name, bytes(record)) for (kind, name), record in self._records.items() if record]
+        yield [("d", name, decision) for name, decision in self._filed.items()]
+        yield [("r", subject, value) for subject, value in self._risks.items()]

@@ -63,6 +63,13 @@ class FeatureStore(Protocol):
         """Puts histories before what is there already: a backfill."""
 
 
+class Exportable(Protocol):
+    """A store that can be taken out whole."""
+
+    def export(self) -> AsyncIterator[list[tuple[str, str, bytes]]]:
+        """(kind, name, value), some at a time; kind: c customer, t terminal, d decision, r risk. Raises: StoreUnavailable."""
+
+
 # All scripts touch KEYS[1] only. Events are 20 bytes: time, cents, label (u32), transaction (u64).
 _MARK = """
 local record = redis.call('GET', KEYS[1])
@@ -153,6 +160,16 @@ class RedisStore:
     async def load(self, records: Sequence[tuple[Entity, bytes]]) -> None:
         if records:
             await self._run([("EVAL", _LOAD, 1, self._key(entity), record, self._ttl_s) for entity, record in records])
+
+    async def export(self) -> AsyncIterator[list[tuple[str, str, bytes]]]:
+        start = len(self._prefix)
+        try:
+            async for keys in self._commands.keys(f"{self._prefix}[cdrt]:*"):
+                values = await self._run([("GET", key) for key in keys]) if keys else []
+                names = [key.decode()[start:].partition(":") for key in keys]
+                yield [(kind, name, value) for (kind, _, name), value in zip(names, values, strict=True) if value]
+        except WireLost as error:
+            raise StoreUnavailable(str(error)) from error
 
     async def _run(self, commands: Sequence[Command]) -> list[Any]:
         try:

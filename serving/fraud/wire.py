@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Any, Protocol
 
 from hiredis import HiredisError, Reader, pack_command
@@ -21,6 +21,7 @@ Command = tuple[str | bytes | int, ...]
 _MOST_WAITING = 20_000  # replies outstanding; a server so far behind is as good as away
 _STALE_S = 2.0  # a reply that takes longer means a dead connection, whatever TCP believes
 _CONNECT_S = 1.0
+_SCANNED = 500  # keys at once
 
 
 class WireLost(Exception):
@@ -31,6 +32,9 @@ class Commands(Protocol):
     """Sends commands in one go and gives their replies in order. Raises: WireLost."""
 
     async def run(self, commands: Sequence[Command]) -> list[Any]: ...
+
+    def keys(self, pattern: str) -> AsyncIterator[list[bytes]]:
+        """Every key that matches, some at a time, of all servers; one that comes or goes meanwhile may be there or not."""
 
     async def aclose(self) -> None: ...
 
@@ -53,6 +57,14 @@ class Wire(asyncio.Protocol):
         if self._transport is None:
             await self._connect()
         return await self._send([_pack(command) for command in commands])
+
+    async def keys(self, pattern: str) -> AsyncIterator[list[bytes]]:
+        cursor: bytes = b"0"
+        while True:
+            cursor, found = (await self.run((("SCAN", cursor, "MATCH", pattern, "COUNT", _SCANNED),)))[0]
+            yield found
+            if cursor == b"0":
+                return
 
     def _send(self, packed: Sequence[bytes]) -> asyncio.Future[list[Any]]:
         now_s = time.monotonic()
@@ -166,6 +178,20 @@ class ThroughClient:
             return list(await pipeline.execute())
         except (RedisError, OSError) as error:
             raise WireLost(type(error).__name__) from error
+
+    async def keys(self, pattern: str) -> AsyncIterator[list[bytes]]:
+        from redis.exceptions import RedisError
+
+        some: list[bytes] = []
+        try:
+            async for key in self._client.scan_iter(match=pattern, count=_SCANNED):
+                some.append(key)
+                if len(some) == _SCANNED:
+                    yield some
+                    some = []
+        except (RedisError, OSError) as error:
+            raise WireLost(type(error).__name__) from error
+        yield some
 
     async def aclose(self) -> None:
         """The client is the caller's."""

@@ -13,15 +13,18 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from serving.fraud.backfill import backfill, rebuild
 from serving.fraud.build import build_scorer
+from serving.fraud.cli import app
 from serving.fraud.features import ONE_EVENT, derive
 from serving.fraud.history import aggregate, aggregate_customer
 from serving.fraud.hopsworks import HopsworksStore
 from serving.fraud.memory import MemoryStore
 from serving.fraud.settings import FraudSettings
 from serving.fraud.simulate import World, simulate
+from serving.fraud.snapshot import InvalidSnapshot, restore, snapshot
 from serving.fraud.store import FeatureStore, RedisStore, StoreUnavailable, open_redis
 from serving.fraud.train import features_of
 from serving.fraud.types import Label, Transaction
@@ -32,6 +35,10 @@ NOW_S = 1_790_000_000
 
 def quiet(done: int, total: int) -> None:
     assert done <= total
+
+
+def quiet_or_unknown(done: int, total: int) -> None:
+    assert done >= 0 == total
 
 
 def payment(number: int, at_s: int = NOW_S) -> Transaction:
@@ -104,9 +111,14 @@ def cluster_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     server.wait(10)
 
 
+def own(tmp_path: Path) -> FraudSettings:
+    """Keys of one test."""
+    return FraudSettings(key_prefix=f"{tmp_path.name}:"[-32:])
+
+
 @pytest.fixture
 async def cluster(cluster_port: int, tmp_path: Path) -> AsyncIterator[RedisStore]:
-    async with open_redis(f"redis://127.0.0.1:{cluster_port}?cluster=1", FraudSettings()) as store:
+    async with open_redis(f"redis://127.0.0.1:{cluster_port}?cluster=1", own(tmp_path)) as store:
         yield store
 
 
@@ -152,6 +164,65 @@ async def test_a_wire_that_is_cut_fails_all_that_wait_and_then_connects_again(tm
         await store._run([("LPUSH", "list", "1"), ("APPEND", "list", "2")])
     await wire.aclose()
     server.shutdown()
+
+
+async def test_a_snapshot_brings_the_store_back_on_any_store(
+    cluster: RedisStore, redis_url: str, tmp_path: Path
+) -> None:
+    settings = FraudSettings(log_directory=tmp_path / "log", log_sync="kernel", deadline_ms=5_000)
+    before, file = MemoryStore(), tmp_path / "store.snapshot"
+    scorer = await build_scorer(settings, before, lambda: NOW_S + 100.0)
+    for number in range(700):
+        await scorer.score(payment(number, NOW_S - 700 + number))
+    await scorer.label(Label(transaction_id="t-3", fraud=True))
+    await scorer.aclose()
+    taken = await snapshot(before, file, NOW_S, quiet_or_unknown)
+    assert taken == 5 + 3 + 700 + 5
+    assert file.stat().st_mode & 0o777 == 0o600
+    async with open_redis(redis_url, own(tmp_path)) as single:
+        for store in (cluster, single):
+            for _ in range(2):  # twice is as good as once
+                assert await restore(file, store, NOW_S + 60, quiet) == taken
+            for customer, terminal in ((f"c-{n % 5}", f"m-{n % 3}") for n in range(15)):
+                one, other = [await some.observe("x", customer, terminal, b"") for some in (before, store)]
+                assert aggregate_customer(one.customer, NOW_S) == aggregate_customer(other.customer, NOW_S)
+                assert aggregate(one.terminal, NOW_S) == aggregate(other.terminal, NOW_S)
+            assert await store.recall("t-699") == await before.recall("t-699")
+            assert await store.risk("customer:c-3") == await before.risk("customer:c-3")
+            again = tmp_path / "again.snapshot"
+            assert await snapshot(store, again, NOW_S, quiet_or_unknown) == taken
+    late = MemoryStore()
+    await restore(file, late, NOW_S + 2 * 86_400, quiet)
+    assert await late.risk("customer:c-3") is None  # a risk is of the last day
+
+
+async def test_a_snapshot_that_is_not_whole_is_refused_and_nothing_is_written(tmp_path: Path) -> None:
+    store, file = MemoryStore(), tmp_path / "store.snapshot"
+    await store.load([(("customer", "c"), b"E" * 20), (("terminal", "m"), b"F" * 20)])
+    await snapshot(store, file, NOW_S, quiet_or_unknown)
+    whole = file.read_bytes()
+    for broken in (whole[:-1], whole[:-20], b"", b"nothing of the kind", whole[:40] + b"X" + whole[41:]):
+        file.write_bytes(broken)
+        empty = MemoryStore()
+        with pytest.raises(InvalidSnapshot, match="store"):
+            await restore(file, empty, NOW_S, quiet)
+        assert [some async for some in empty.export()] == [[], [], []]
+
+
+def test_the_commands_take_a_snapshot_and_bring_it_back(redis_url: str, tmp_path: Path) -> None:
+    from redis import Redis
+
+    client: Any = Redis.from_url(redis_url)
+    client.set("fraud:c:7", b"E" * 20)
+    file = str(tmp_path / "s")
+    taken = CliRunner().invoke(app, ["snapshot", "--redis", redis_url, "--out", file, "--json"])
+    assert (taken.exit_code, taken.stdout) == (0, '{"records": 1}\n')
+    client.delete("fraud:c:7")
+    back = CliRunner().invoke(app, ["restore", file, "--redis", redis_url, "--json"])
+    assert (back.exit_code, client.get("fraud:c:7")) == (0, b"E" * 20)
+    client.close()
+    away = CliRunner().invoke(app, ["snapshot", "--redis", "redis://127.0.0.1:1/0", "--out", str(tmp_path / "none")])
+    assert (away.exit_code, list(tmp_path.glob("*none*"))) == (3, [])
 
 
 class Hopsworks:
