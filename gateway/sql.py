@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import IntegrityError, NoSuchModuleError, SQLAlchemyError
 
 _meta = sa.MetaData()
 _versions = sa.Table(
@@ -82,9 +82,21 @@ class Database:
             self._engine = sa.create_engine(url, pool_pre_ping=not url.startswith("sqlite"), hide_parameters=True)
             if url.startswith("sqlite"):
                 sa.event.listen(self._engine, "connect", _as_shared_file)
-            _meta.create_all(self._engine)
-        except (SQLAlchemyError, ImportError, OSError) as error:
+            self._make_tables()
+        except (ImportError, NoSuchModuleError):
+            scheme = url.partition(":")[0]
+            hint = "postgresql+psycopg://... needs the extra 'postgres': pip install 'callgate[postgres]'"
+            raise DatabaseError(
+                f"the policy store cannot be opened: there is no driver for '{scheme}'; {hint}"
+            ) from None
+        except (SQLAlchemyError, OSError) as error:
             raise DatabaseError(f"the policy store cannot be opened ({type(error).__name__})") from None
+
+    def _make_tables(self) -> None:
+        try:
+            _meta.create_all(self._engine)
+        except SQLAlchemyError:  # another worker made a table between our look and our making it
+            _meta.create_all(self._engine)
 
     def close(self) -> None:
         self._engine.dispose()
@@ -95,8 +107,13 @@ class Database:
         """Keeps a version; one that is there stays as it is, since its digest is its content."""
         with self._begin() as connection:
             there = connection.execute(sa.select(_versions.c.digest).where(_versions.c.digest == row["digest"])).first()
-            if there is None:
-                connection.execute(_versions.insert().values(**row))
+            if there is not None:
+                return
+            try:
+                with connection.begin_nested():
+                    connection.execute(_versions.insert().values(**row))
+            except IntegrityError:  # another worker was faster
+                pass
 
     def version(self, digest: str) -> Row | None:
         """The version of a digest, or of the only one that begins so."""

@@ -48,10 +48,11 @@ def edited(policy: Path, to: Path, *changes: tuple[str, str], file: str = "polic
 class Life:
     """A gateway that follows the store, and the commands of an operator beside it."""
 
-    def __init__(self, gateway: Gateway, folder: Path) -> None:
+    def __init__(self, gateway: Gateway, folder: Path, store_url: str = "") -> None:
         self.gateway = gateway
         self.folder = folder
         self.policy = folder / "call-centre"
+        self.store_url = store_url or f"sqlite:///{folder}/state/policies.db"
 
     async def command(self, *words: str) -> tuple[int, Any]:
         """Exit code, and what a command said: JSON where it was asked for, else text."""
@@ -103,7 +104,7 @@ async def life(
         )
         context = running(settings, tmp_path / "callgate.yaml")
         opened.append(context)
-        return Life(await context.__aenter__(), tmp_path)
+        return Life(await context.__aenter__(), tmp_path, settings.policy_store.url)
 
     yield start
     for context in opened:
@@ -113,7 +114,7 @@ async def life(
 async def recorded(life: Life, count: int) -> None:
     from gateway.sql import Database
 
-    database = Database(f"sqlite:///{life.folder}/state/policies.db")
+    database = Database(life.store_url)
     async with asyncio.timeout(20):
         while sum(database.count_recordings("call-centre", 0).values()) < count:  # noqa: ASYNC110 (nothing tells a reader that a row was written)
             await asyncio.sleep(0.05)
@@ -121,7 +122,11 @@ async def recorded(life: Life, count: int) -> None:
 
 
 async def test_a_change_is_proved_on_recorded_traffic_then_applied_then_rolled_back(life: Any, tmp_path: Path) -> None:
-    at = await life()
+    await a_change_is_proved(await life(), tmp_path)
+
+
+async def a_change_is_proved(at: Life, tmp_path: Path) -> None:
+    """Recorded, refused without a plan and over a limit, planned, applied, seen in /admin, rolled back."""
     await at.traffic()
     await recorded(at, 9)
     before = await at.digest()
