@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -17,7 +17,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from guardrails.actions import ActionRefused, find_actions
-from guardrails.detectors.toxicity import LABELS
+from guardrails.detectors import promises, toxicity
 from guardrails.flows import flows_of
 from guardrails.parts import digest_of, located, parts_of
 from guardrails.policy_lint import complaints
@@ -25,8 +25,9 @@ from guardrails.risk import RiskSettings
 from guardrails.verdict import Stage
 
 Detector = Literal[
-    "grounded", "harm", "indirect", "injection", "language", "leak", "size", "tools", "topic", "toxicity"
+    "grounded", "harm", "indirect", "injection", "language", "leak", "promises", "size", "tools", "topic", "toxicity"
 ]
+KINDS: Mapping[str, Sequence[str]] = {"promises": promises.LABELS, "toxicity": toxicity.LABELS}
 NEMO_SUFFIXES = {".yml", ".yaml", ".co"}
 NOT_NEMOS = ("policy.yaml", "tests.yaml")  # ours: NeMo must not read them
 
@@ -53,7 +54,7 @@ class RailSettings(_Strict):
 
     ``respond``: a block is told as an error, or as ``refusal``. ``fail``: what happens when it cannot run within ``deadline_ms``.
     ``threshold`` goes to our own detectors; NeMo's flows have their own settings. ``kinds`` says which labels of a detector with several count
-    (toxicity: hate, harassment, threat, sexual, self_harm, profanity, slur), ``languages`` and ``max_chars`` what the rails of those names allow. ``tool_risks`` gives tools
+    (toxicity: hate, harassment, threat, sexual, self_harm, profanity, slur; promises: refund, legal, medical), ``languages`` and ``max_chars`` what the rails of those names allow. ``tool_risks`` gives tools
     a risk by name (others are ``unlisted``), ``allow_risks`` those that a model may ask for; without it all that the request declares.
     """
 
@@ -80,8 +81,9 @@ class RailSettings(_Strict):
             raise ValueError("needs languages, such as [en, es]")
         if (self.detector == "tools") != (self.stage == "tool"):
             raise ValueError("the detector tools and the stage tool belong together")
-        if self.kinds and (self.detector != "toxicity" or not set(self.kinds) <= set(LABELS)):
-            raise ValueError(f"kinds belongs to the detector toxicity, and may hold {', '.join(LABELS)}")
+        if self.kinds and not set(self.kinds) <= set(KINDS.get(str(self.detector), ())):
+            known = "; ".join(f"{name}: {', '.join(labels)}" for name, labels in KINDS.items())
+            raise ValueError(f"kinds may hold labels of the rail's own detector ({known})")
         return self
 
     @property

@@ -11,7 +11,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-DETECTORS = ("harm", "indirect", "injection", "ner", "topic", "toxicity")
+DETECTORS = ("harm", "indirect", "injection", "ner", "promises", "topic", "toxicity")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -19,7 +19,7 @@ from guardrails.train.data import rows, sentence_embedder
 from guardrails.train.fit import Trainer, shipped
 from guardrails.train.grammar import load_grammar
 from guardrails.train.injection import TURNS, from_sources, general, long_turns, note, turns
-from guardrails.train.points import Limits, operating_points
+from guardrails.train.points import Limits, calibration_error, operating_points
 
 SEED = 11
 WRITTEN = 1500  # of each family
@@ -62,10 +62,12 @@ def measured(trainer: Trainer, logits: Floats) -> dict[str, float]:
     harmful = (trainer.labels[:, 0] > 0.5) & ~trainer.written
     safe = safe_half(trainer)
     rows = harmful | safe
+    real = trainer.heads & ~trainer.written
     figures = {
         "harmful": float((logits[harmful] > 0).mean()),
         "xstest.safe": float((logits[safe] > 0).mean()),
         "auroc.xstest_safe": float(roc_auc_score(harmful[rows], logits[rows])),
+        "calibration_error": calibration_error(logits[real], trainer.labels[real, 0], trainer.weight[real]),
     }
     for source in dict.fromkeys(example.source for example in trainer.corpus.examples):
         for label, name in ((1, "harmful"), (0, "harmless")):

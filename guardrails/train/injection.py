@@ -20,7 +20,7 @@ from guardrails.train.cascade import Corpus, Example, Floats, Vectors
 from guardrails.train.data import rows, sentence_embedder
 from guardrails.train.fit import Scores, Trainer, shipped
 from guardrails.train.grammar import load_grammar
-from guardrails.train.points import Limits, operating_points
+from guardrails.train.points import Limits, calibration_error, operating_points
 
 SEED = 7
 DOUBTED_TURNS = 0.04  # of ordinary turns, short and long, that the head is asked about
@@ -35,6 +35,7 @@ WANTED = {
     "plain_turns": 800,
     "repeating": 800,
     "compliance": 700,
+    "pressed": 900,
 }
 WANTED |= dict.fromkeys(("spanish", "french", "german", "portuguese", "italian"), 250)
 LONG_TURNS = 4000
@@ -61,6 +62,10 @@ def run(chosen: argparse.Namespace) -> dict[str, float]:
     )
     points = operating_points(trainer, scores, [limits], [ordinary, long_turns(trainer)], DOUBTED_TURNS)
     figures = measured(trainer, points.logits[:, 0])
+    real = trainer.heads & ~trainer.written
+    figures["calibration_error"] = calibration_error(
+        points.logits[real, 0], trainer.labels[real, 0], trainer.weight[real]
+    )
     figures["turns.asked"] = float(
         (scores.pieces[ordinary[trainer.corpus.owner], 0] > points.arrays["doubt"][0]).mean()
     )
@@ -205,7 +210,7 @@ def _amid(rng: random.Random) -> list[Example]:
 
 
 def _roughened(text: str, rng: random.Random) -> str:
-    """One in three as people type: without punctuation, in capitals, or with a letter wrong."""
+    """Four in ten as people type: without punctuation, in capitals, with a letter wrong, or with the letters of words in disorder."""
     how = rng.random()
     if how < 0.08:
         return text.upper()
@@ -214,4 +219,15 @@ def _roughened(text: str, rng: random.Random) -> str:
     if how < 0.33 and len(text) > 12:
         place = rng.randrange(1, len(text) - 2)
         return text[:place] + text[place + 1] + text[place] + text[place + 2 :]
+    if how < 0.4:
+        return " ".join(_disordered(word, rng) if rng.random() < 0.6 else word for word in text.split(" "))
     return text
+
+
+def _disordered(word: str, rng: random.Random) -> str:
+    """First and last letter where they were, which people read and n-grams do not."""
+    if len(word) < 5 or not word.isalpha():
+        return word
+    inner = list(word[1:-1])
+    rng.shuffle(inner)
+    return f"{word[0]}{''.join(inner)}{word[-1]}"

@@ -21,7 +21,7 @@ from guardrails.train.data import rows, sentence_embedder
 from guardrails.train.fit import Scores, Trainer, shipped
 from guardrails.train.grammar import load_grammar
 from guardrails.train.injection import from_sources, long_turns, note
-from guardrails.train.points import Limits, operating_points
+from guardrails.train.points import Limits, calibration_error, operating_points
 
 SEED = 17
 NEAR = 1200  # of each side
@@ -120,9 +120,11 @@ def measured(
 
     off, spoken = from_sources(trainer, CLINC) & (trainer.labels[:, 0] > 0.5), from_sources(trainer, SPOKEN)
     on = from_sources(trainer, BANKING, CLINC) & (trainer.labels[:, 0] < 0.5)
+    real = trainer.heads & ~trainer.written
     figures = {
         "auroc": float(roc_auc_score(trainer.labels[on | off, 0], logits[on | off])),
         "auroc.nlupp": float(roc_auc_score(trainer.labels[spoken | off, 0], logits[spoken | off])),
+        "calibration_error": calibration_error(logits[real], trainer.labels[real, 0], trainer.weight[real]),
         "off_topic": float((logits[off] > 0).mean()),
         "on_topic": float((logits[on] > 0).mean()),
         "nlupp": float((logits[spoken & long_enough] > 0).mean()),

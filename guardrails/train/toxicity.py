@@ -24,7 +24,7 @@ from guardrails.train.data import rows, sentence_embedder
 from guardrails.train.fit import Trainer, shipped
 from guardrails.train.grammar import load_grammar
 from guardrails.train.injection import TURNS, from_sources, long_turns, note, turns
-from guardrails.train.points import Limits, operating_points
+from guardrails.train.points import Limits, calibration_error, operating_points
 
 SEED = 13
 WRITTEN = 400
@@ -78,6 +78,8 @@ def measured(trainer: Trainer, logits: Floats) -> dict[str, float]:
     for k, label in enumerate(LABELS):
         known = moderation & ~np.isnan(wanted[:, k])
         if known.any():
+            error = calibration_error(logits[known, k], wanted[known, k], trainer.weight[known])
+            figures[f"moderation.{label}.calibration_error"] = error
             figures[f"moderation.{label}.auroc"] = float(roc_auc_score(wanted[known, k], logits[known, k]))
             figures[f"moderation.{label}.caught"] = float((logits[known & (wanted[:, k] > 0.5), k] > 0).mean())
     gold = np.where(
