@@ -10,8 +10,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from guardrails.train.cascade import Example, fold_of
 from guardrails.train.data import rows
+from guardrails.train.fit import Trainer
 from guardrails.train.grammar import load_grammar
 
 JOINED, WRITTEN = "joined turns", "care"  # sources: of labelled turns; of the grammar (with its industry after a colon)
@@ -86,3 +90,8 @@ def _turn(texts: Sequence[str], talk: Sequence[str], rng: random.Random) -> str:
 def _sentence(text: str) -> str:
     text = text.strip()
     return text[:1].upper() + text[1:] + ("" if text[-1:] in ".!?" else ".")
+
+
+def long_turns(trainer: Trainer) -> NDArray[np.bool_]:
+    """Which examples are ordinary turns of several sentences."""
+    return np.array([example.source.partition(":")[0] in (JOINED, WRITTEN) for example in trainer.corpus.examples])

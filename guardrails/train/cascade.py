@@ -132,20 +132,30 @@ def head_features(vectors: NDArray[np.float32], linear: Floats) -> Floats:
     return np.hstack([vectors * np.sqrt(vectors.shape[1]), 2 * np.tanh(linear / 4)]).astype(np.float64)
 
 
+def merged(heads: Sequence[FittedHead]) -> FittedHead:
+    """One head that gives the mean of several."""
+    n = len(heads)
+    w1, b1 = np.hstack([head.w1 for head in heads]), np.hstack([head.b1 for head in heads])
+    w2, b2 = np.vstack([head.w2 for head in heads]) / n, np.mean([head.b2 for head in heads], axis=0)
+    return FittedHead(w1, b1, w2, b2)
+
+
 def fit_head(
     features: Floats, wanted: Floats, weight: Floats, seed: int = 0, alpha: float = 3e-3, epochs: int = 25
 ) -> FittedHead:
-    """``wanted``: shape (n, k), nan where unknown. Adam on the log loss of the known labels, weight decay ``alpha``."""
+    """``wanted``: shape (n, k), nan where unknown. Adam on the log loss of the known labels, weight decay ``alpha``. In single precision."""
+    single = np.float32
     rng = np.random.default_rng(seed)
+    features = features.astype(single)
     n, width = features.shape
     k = wanted.shape[1]
-    weights = np.stack([_balanced_known(wanted[:, j], weight) for j in range(k)], axis=1)
-    target = np.nan_to_num(wanted)
+    weights = np.stack([_balanced_known(wanted[:, j], weight) for j in range(k)], axis=1).astype(single)
+    target = np.nan_to_num(wanted).astype(single)
     params = [
-        rng.normal(0, np.sqrt(2 / width), (width, HIDDEN)),
-        np.zeros(HIDDEN),
-        rng.normal(0, np.sqrt(1 / HIDDEN), (HIDDEN, k)),
-        np.full(k, -0.7),
+        rng.normal(0, np.sqrt(2 / width), (width, HIDDEN)).astype(single),
+        np.zeros(HIDDEN, dtype=single),
+        rng.normal(0, np.sqrt(1 / HIDDEN), (HIDDEN, k)).astype(single),
+        np.full(k, -0.7, dtype=single),
     ]
     first = [np.zeros_like(p) for p in params]
     second = [np.zeros_like(p) for p in params]
@@ -155,21 +165,21 @@ def fit_head(
         order = rng.permutation(n)
         for start in range(0, n, batch):
             rows = order[start : start + batch]
-            x = features[rows] * (rng.random((len(rows), width)) > 0.1) / 0.9
+            x = features[rows] * (rng.random((len(rows), width), dtype=single) > 0.1) / single(0.9)
             hidden = np.maximum(x @ params[0] + params[1], 0)
-            mask = (rng.random(hidden.shape) > 0.3) / 0.7
+            mask = (rng.random(hidden.shape, dtype=single) > 0.3) / single(0.7)
             dropped = hidden * mask
             error = (1 / (1 + np.exp(-(dropped @ params[2] + params[3]))) - target[rows]) * weights[rows] / len(rows)
             back = (error @ params[2].T) * mask * (hidden > 0)
             gradients = [x.T @ back, back.sum(0), dropped.T @ error, error.sum(0)]
             step += 1
-            rate = 2e-3 * 0.5 * (1 + np.cos(np.pi * step / total_steps))
+            rate = single(2e-3 * 0.5 * (1 + np.cos(np.pi * step / total_steps)))
             for i, gradient in enumerate(gradients):
-                first[i] = 0.9 * first[i] + 0.1 * gradient
-                second[i] = 0.999 * second[i] + 0.001 * gradient**2
-                move = first[i] / (1 - 0.9**step) / (np.sqrt(second[i] / (1 - 0.999**step)) + 1e-8)
-                params[i] -= rate * (move + (alpha * params[i] if i in (0, 2) else 0))
-    return FittedHead(*params)
+                first[i] = single(0.9) * first[i] + single(0.1) * gradient
+                second[i] = single(0.999) * second[i] + single(0.001) * gradient**2
+                move = first[i] / single(1 - 0.9**step) / (np.sqrt(second[i] / single(1 - 0.999**step)) + single(1e-8))
+                params[i] -= rate * (move + (single(alpha) * params[i] if i in (0, 2) else 0))
+    return FittedHead(*(p.astype(np.float64) for p in params))
 
 
 def _balanced_known(wanted: Floats, weight: Floats) -> Floats:

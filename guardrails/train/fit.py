@@ -26,6 +26,7 @@ from guardrails.train.cascade import (
     fit_linear,
     head_features,
     matrix_of,
+    merged,
 )
 
 Mask = NDArray[np.bool_]
@@ -50,12 +51,19 @@ class Scores:
 
 
 class Trainer:
-    """Fits and scores one corpus. ``written``: which examples come from a grammar."""
+    """Fits and scores one corpus. ``written``: which examples come from a grammar. ``heads``: how many networks the head is the mean of."""
 
     def __init__(
-        self, corpus: Corpus, vectors: Vectors, written: Mask, epochs: int = 25, strength: float = 30.0
+        self,
+        corpus: Corpus,
+        vectors: Vectors,
+        written: Mask,
+        epochs: int = 25,
+        strength: float = 30.0,
+        heads: int = 1,
     ) -> None:
         self.corpus, self.written, self._epochs, self._strength = corpus, written, epochs, strength
+        self._heads = heads
         self.labels = corpus.labels()
         self.counts = np.bincount(corpus.owner)
         weight = np.array([example.weight for example in corpus.examples])
@@ -106,13 +114,17 @@ class Trainer:
         read: Mask = (self.ranks(pieces) < READ_PIECES) & self.heads[self.corpus.owner]
         return read
 
-    def fit_head(self, part: Mask, pieces: Floats, seed: int = 0) -> FittedHead:
+    def fit_head(self, part: Mask, pieces: Floats) -> FittedHead:
         """On pieces of the part; of a long positive text only those that look positive, since not each of them is."""
         wanted = self.labels[self.corpus.owner]
         fits = (np.nan_to_num(wanted) < 0.5).all(axis=1) | (self.ranks(pieces) == 0) | (pieces.max(axis=1) > 0)
         rows = np.flatnonzero(self.read(pieces) & part[self.corpus.owner] & fits)
-        return fit_head(
-            self.features(rows, pieces), wanted[rows], self._piece_weight[rows], seed, alpha=3e-2, epochs=self._epochs
+        features, weight = self.features(rows, pieces), self._piece_weight[rows]
+        return merged(
+            [
+                fit_head(features, wanted[rows], weight, seed, alpha=3e-2, epochs=self._epochs)
+                for seed in range(self._heads)
+            ]
         )
 
     def fit(self, scores: Scores) -> Fitted:

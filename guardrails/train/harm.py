@@ -11,15 +11,15 @@ from pathlib import Path
 
 import numpy as np
 
-from guardrails.detectors.cascade import MODELS
 from guardrails.train.care import WRITTEN as CARE
-from guardrails.train.care import amid, care
-from guardrails.train.cascade import Corpus, Example, Floats, Vectors
-from guardrails.train.data import rows, sentence_embedder
-from guardrails.train.fit import Trainer, shipped
+from guardrails.train.care import amid, care, long_turns
+from guardrails.train.cascade import Example, Floats
+from guardrails.train.data import rows
+from guardrails.train.detector import Aims, from_sources, rounded, train, weights_arguments
+from guardrails.train.fit import Trainer
 from guardrails.train.grammar import load_grammar
-from guardrails.train.injection import TURNS, from_sources, general, long_turns, note, turns
-from guardrails.train.points import Limits, calibration_error, operating_points
+from guardrails.train.ordinary import TURNS, general, turns
+from guardrails.train.points import Limits, calibration_error
 
 SEED = 11
 WRITTEN = 1500  # of each family
@@ -31,23 +31,20 @@ DOUBTED_TURNS = 0.03
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--out", type=Path, default=MODELS / "harm" / "weights.npz", help="where the weights go")
-    parser.add_argument("--vectors", type=Path, help="a file that keeps sentence vectors between runs (.npz)")
+    weights_arguments(parser, "harm")
 
 
 def run(chosen: argparse.Namespace) -> dict[str, float]:
     """Trains, writes the weights, returns the out-of-fold figures."""
-    corpus = Corpus.read(examples(chosen.data))
-    written = np.array([example.source.startswith(("harm: ", CARE)) for example in corpus.examples])
-    note(f"{len(corpus.examples)} examples, {len(corpus.texts)} pieces")
-    trainer = Trainer(corpus, Vectors(sentence_embedder(1), chosen.vectors), written)
-    scores = trainer.out_of_fold(note)
+    done = train(chosen, ("harm",), examples(chosen.data), _aims, ("harm: ", CARE), heads=3)
+    return rounded(measured(done.trainer, done.points.logits[:, 0]))
+
+
+def _aims(trainer: Trainer) -> Aims:
     ordinary, safe = from_sources(trainer, *TURNS), safe_half(trainer)
     wild = from_sources(trainer, "WildGuard-benign via InjecGuard")
     limits = Limits(((safe, FLAGGED_SAFE), (ordinary & trainer.heads, FLAGGED_TURNS)), ((wild, FLAGGED_SAFE),))
-    points = operating_points(trainer, scores, [limits], [ordinary, long_turns(trainer)], DOUBTED_TURNS)
-    shipped(("harm",), trainer.fit(scores), points.arrays).save(chosen.out)
-    return {name: round(value, 4) for name, value in measured(trainer, points.logits[:, 0]).items()}
+    return Aims([limits], [ordinary, long_turns(trainer)], DOUBTED_TURNS)
 
 
 def safe_half(trainer: Trainer) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:

@@ -22,9 +22,9 @@ from guardrails.detectors.ngrams import Grams, grams
 from guardrails.detectors.normalise import plain
 from guardrails.train.cascade import FittedHead, FittedLinear, Vectors, fit_head, fit_linear, matrix_of
 from guardrails.train.data import rows, sentence_embedder
+from guardrails.train.detector import note
 from guardrails.train.fit import quantised
 from guardrails.train.grammar import load_grammar
-from guardrails.train.injection import note
 from guardrails.train.points import fit_slope
 
 SEED = 19

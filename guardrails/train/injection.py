@@ -7,20 +7,18 @@ from __future__ import annotations
 
 import argparse
 import random
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
-from guardrails.detectors.cascade import MODELS
-from guardrails.train.care import JOINED, WRITTEN, amid, care
-from guardrails.train.cascade import Corpus, Example, Floats, Vectors
-from guardrails.train.data import rows, sentence_embedder
-from guardrails.train.fit import Scores, Trainer, shipped
+from guardrails.train.care import WRITTEN, amid, care, long_turns
+from guardrails.train.cascade import Example, Floats
+from guardrails.train.data import rows
+from guardrails.train.detector import Aims, Trained, from_sources, note, rounded, train, weights_arguments
+from guardrails.train.fit import Trainer
 from guardrails.train.grammar import load_grammar
-from guardrails.train.points import Limits, calibration_error, operating_points
+from guardrails.train.ordinary import TURNS, general, turns
+from guardrails.train.points import Limits, calibration_error
 
 SEED = 7
 DOUBTED_TURNS = 0.04  # of ordinary turns, short and long, that the head is asked about
@@ -41,49 +39,34 @@ WANTED |= dict.fromkeys(("spanish", "french", "german", "portuguese", "italian")
 LONG_TURNS = 4000
 AMID, SHORT_CHARS = 2500, 160  # attacks amid an ordinary turn, and how long they are
 GRAMMARS = ("attacks", "multilingual_attacks", "ordinary", WRITTEN)
-TURNS = ("topic_banking77.jsonl", "topic_clinc150.jsonl", "topic_nlupp.jsonl")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--out", type=Path, default=MODELS / "injection" / "weights.npz", help="where the weights go")
-    parser.add_argument("--vectors", type=Path, help="a file that keeps sentence vectors between runs (.npz)")
+    weights_arguments(parser, "injection")
 
 
 def run(chosen: argparse.Namespace) -> dict[str, float]:
     """Trains, writes the weights, returns the out-of-fold figures."""
-    trainer = prepared(chosen.data, chosen.vectors)
-    scores = trainer.out_of_fold(note)
-    ordinary = from_sources(trainer, *TURNS)
+    grammars = tuple(f"{name}:" for name in GRAMMARS)
+    done = train(chosen, ("injection",), examples(chosen.data), _aims, grammars)
+    return rounded(measured(done.trainer, done.points.logits[:, 0]) | asked(done) | left_out(done))
+
+
+def _aims(trainer: Trainer) -> Aims:
+    ordinary, look_alikes = from_sources(trainer, *TURNS), from_sources(trainer, "NotInject")
     wild = from_sources(trainer, "WildGuard-benign via InjecGuard")
     long_ordinary = wild | from_sources(trainer, "judge_hallucination_halueval_general.jsonl")
     limits = Limits(
-        ((ordinary & trainer.heads, FLAGGED_TURNS), (from_sources(trainer, "NotInject"), FLAGGED_LOOK_ALIKES)),
+        ((ordinary & trainer.heads, FLAGGED_TURNS), (look_alikes, FLAGGED_LOOK_ALIKES)),
         ((wild, FLAGGED_LONG), (long_ordinary, FLAGGED_LONG)),
     )
-    points = operating_points(trainer, scores, [limits], [ordinary, long_turns(trainer)], DOUBTED_TURNS)
-    figures = measured(trainer, points.logits[:, 0])
-    real = trainer.heads & ~trainer.written
-    figures["calibration_error"] = calibration_error(
-        points.logits[real, 0], trainer.labels[real, 0], trainer.weight[real]
-    )
-    figures["turns.asked"] = float(
-        (scores.pieces[ordinary[trainer.corpus.owner], 0] > points.arrays["doubt"][0]).mean()
-    )
-    shipped(("injection",), trainer.fit(scores), points.arrays).save(chosen.out)
-    figures |= left_out(trainer, scores, points.arrays)
-    return {name: round(value, 4) for name, value in figures.items()}
+    return Aims([limits], [ordinary, long_turns(trainer)], DOUBTED_TURNS)
 
 
-def note(said: str) -> None:
-    """Progress, for people."""
-    print(f"{time.process_time():.0f} s CPU: {said}", file=sys.stderr, flush=True)
-
-
-def prepared(data: Path, vectors: Path | None) -> Trainer:
-    corpus = Corpus.read(examples(data))
-    written = np.array([example.source.partition(":")[0] in GRAMMARS for example in corpus.examples])
-    note(f"{len(corpus.examples)} examples, {len(corpus.texts)} pieces")
-    return Trainer(corpus, Vectors(sentence_embedder(1), vectors), written)
+def asked(done: Trained) -> dict[str, float]:
+    """The share of pieces of ordinary turns that the head is asked about."""
+    rows = from_sources(done.trainer, *TURNS)[done.trainer.corpus.owner]
+    return {"turns.asked": float((done.scores.pieces[rows, 0] > done.points.arrays["doubt"][0]).mean())}
 
 
 def measured(trainer: Trainer, logits: Floats) -> dict[str, float]:
@@ -93,6 +76,8 @@ def measured(trainer: Trainer, logits: Floats) -> dict[str, float]:
     short = np.array([len(example.text) <= 300 for example in trainer.corpus.examples])
     attacks = wanted & ~trainer.written
     figures = {"attacks": flagged[attacks].mean(), "attacks.short": flagged[attacks & short].mean()}
+    real = trainer.heads & ~trainer.written
+    figures["calibration_error"] = calibration_error(logits[real], trainer.labels[real, 0], trainer.weight[real])
     figures["turns"] = flagged[from_sources(trainer, *TURNS) & trainer.heads].mean()
     for source in dict.fromkeys(example.source for example in trainer.corpus.examples):
         rows = from_sources(trainer, source) & trainer.heads
@@ -100,13 +85,14 @@ def measured(trainer: Trainer, logits: Floats) -> dict[str, float]:
     return figures
 
 
-def left_out(trainer: Trainer, scores: Scores, points: dict[str, Floats]) -> dict[str, float]:
+def left_out(done: Trained) -> dict[str, float]:
     """The share caught of each source that was left out of the training, at the same operating point."""
     figures = {}
+    trainer, points = done.trainer, done.points.arrays
     attacks = (trainer.labels[:, 0] > 0.5) & ~trainer.written
     for source in sorted({e.source for e, one in zip(trainer.corpus.examples, attacks, strict=True) if one}):
         out = from_sources(trainer, source) & attacks
-        logits = trainer.scored(out, scores)
+        logits = trainer.scored(out, done.scores)
         best, features = trainer.combined(logits)
         short = points["slope"][0] * best[out, 0] + points["shift"][0]
         as_text = features[out, 0] @ points["text_weights"][0] + points["text_bias"][0]
@@ -116,16 +102,6 @@ def left_out(trainer: Trainer, scores: Scores, points: dict[str, Floats]) -> dic
         figures[f"left out: {source}"] = float((final > 0).mean())
         note(f"without {source}: {figures[f'left out: {source}']:.3f}")
     return figures
-
-
-def from_sources(trainer: Trainer, *sources: str) -> NDArray[np.bool_]:
-    """Which examples come from these sources."""
-    return np.array([example.source in sources for example in trainer.corpus.examples])
-
-
-def long_turns(trainer: Trainer) -> NDArray[np.bool_]:
-    """Which examples are ordinary turns of several sentences."""
-    return np.array([example.source.partition(":")[0] in (JOINED, WRITTEN) for example in trainer.corpus.examples])
 
 
 def examples(data: Path) -> list[Example]:
@@ -149,34 +125,6 @@ def _labelled(data: Path) -> list[Example]:
 def _benign_weight(source: str) -> float:
     """The look-alikes that matter most; the 342 requests for programs of one set are much alike."""
     return 3.0 if source.startswith(("NotInject", "WildGuard")) else 0.5 if "mitre" in source else 1.5
-
-
-def turns(data: Path, rng: random.Random) -> list[Example]:
-    """What callers of a bank and users of an assistant say."""
-    return [
-        Example(row["text"], (0.0,), name, row["group"], 1.0, rng.random() < 0.3)
-        for name in TURNS
-        for row in rows(data / name)
-    ]
-
-
-def general(data: Path, rng: random.Random) -> list[Example]:
-    """Ordinary requests to assistants, remarks of people, sentences of articles."""
-    found = [
-        (row["prompt"], "judge_hallucination_halueval_general.jsonl")
-        for row in rows(data / "judge_hallucination_halueval_general.jsonl")
-    ]
-    booking = [row["text"] for row in rows(data / "pii_restaurant8k.jsonl")]
-    found += [(text, "pii_restaurant8k.jsonl") for text in rng.sample(booking, min(3000, len(booking)))]
-    found += [(row["prompt"], "judge_pairwise_llmbar.jsonl") for row in rows(data / "judge_pairwise_llmbar.jsonl")]
-    remarks = [row["text"] for row in rows(data / "tone_goemotions.jsonl")]
-    found += [(text, "tone_goemotions.jsonl") for text in rng.sample(remarks, min(3000, len(remarks)))]
-    articles = [f"{row['title']} {row['body']}" for row in rows(data / "rag_dstc10_kb.jsonl")]
-    found += [(text, "rag_dstc10_kb.jsonl") for text in rng.sample(articles, min(1000, len(articles)))]
-    return [
-        Example(text, (0.0,), source, text.lower()[:60], 1.0, rng.random() < 0.6)
-        for text, source in dict(found).items()
-    ]
 
 
 def _written(rng: random.Random) -> list[Example]:

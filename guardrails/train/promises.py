@@ -10,17 +10,14 @@ import argparse
 import random
 from pathlib import Path
 
-import numpy as np
-
-from guardrails.detectors.cascade import MODELS
 from guardrails.detectors.promises import LABELS
 from guardrails.train.care import amid
-from guardrails.train.cascade import Corpus, Example, Floats, Vectors
-from guardrails.train.data import rows, sentence_embedder
-from guardrails.train.fit import Trainer, shipped
+from guardrails.train.cascade import Example, Floats
+from guardrails.train.data import rows
+from guardrails.train.detector import Aims, from_sources, rounded, train, weights_arguments
+from guardrails.train.fit import Trainer
 from guardrails.train.grammar import load_grammar
-from guardrails.train.injection import from_sources, note
-from guardrails.train.points import Limits, operating_points
+from guardrails.train.points import Limits
 
 SEED = 19
 EACH_TEMPLATE = 30
@@ -31,26 +28,21 @@ LOOK_ALIKES = "promises: harmless"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--out", type=Path, default=MODELS / "promises" / "weights.npz", help="where the weights go")
-    parser.add_argument("--vectors", type=Path, help="a file that keeps sentence vectors between runs (.npz)")
+    weights_arguments(parser, "promises")
 
 
 def run(chosen: argparse.Namespace) -> dict[str, float]:
     """Trains, writes the weights, returns the figures of templates and answers that were left out."""
-    corpus = Corpus.read(examples(chosen.data))
-    note(f"{len(corpus.examples)} examples, {len(corpus.texts)} pieces")
-    nothing_apart = np.zeros(
-        len(corpus.examples), dtype=bool
+    done = train(
+        chosen, LABELS, examples(chosen.data), _aims
     )  # the grammar is folded by template, as real texts by group
-    trainer = Trainer(corpus, Vectors(sentence_embedder(1), chosen.vectors), nothing_apart)
-    scores = trainer.out_of_fold(note)
+    return rounded(measured(done.trainer, done.points.logits))
+
+
+def _aims(trainer: Trainer) -> Aims:
     answers, alike = from_sources(trainer, *ANSWERS), from_sources(trainer, LOOK_ALIKES)
-    limits = Limits(
-        ((answers & trainer.heads, FLAGGED_ANSWERS), (alike, FLAGGED_LOOK_ALIKES)), ((answers, FLAGGED_ANSWERS),)
-    )
-    points = operating_points(trainer, scores, [limits] * len(LABELS), [answers], DOUBTED)
-    shipped(LABELS, trainer.fit(scores), points.arrays).save(chosen.out)
-    return {name: round(value, 4) for name, value in measured(trainer, points.logits).items()}
+    short = ((answers & trainer.heads, FLAGGED_ANSWERS), (alike, FLAGGED_LOOK_ALIKES))
+    return Aims([Limits(short, ((answers, FLAGGED_ANSWERS),))] * len(LABELS), [answers], DOUBTED)
 
 
 def measured(trainer: Trainer, logits: Floats) -> dict[str, float]:

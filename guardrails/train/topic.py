@@ -11,17 +11,17 @@ import random
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
-from guardrails.detectors.cascade import MODELS
 from guardrails.detectors.topic import SHORTEST_WORDS
 from guardrails.train.care import WRITTEN as CARE
-from guardrails.train.care import amid, care
-from guardrails.train.cascade import Corpus, Example, Floats, Vectors
-from guardrails.train.data import rows, sentence_embedder
-from guardrails.train.fit import Scores, Trainer, shipped
+from guardrails.train.care import amid, care, long_turns
+from guardrails.train.cascade import Example, Floats
+from guardrails.train.data import rows
+from guardrails.train.detector import Aims, Trained, from_sources, rounded, train, weights_arguments
+from guardrails.train.fit import Trainer
 from guardrails.train.grammar import load_grammar
-from guardrails.train.injection import from_sources, long_turns, note
-from guardrails.train.points import Limits, calibration_error, operating_points
+from guardrails.train.points import Limits, calibration_error
 
 SEED = 17
 NEAR = 1200  # of each side
@@ -89,32 +89,29 @@ yes that is correct please go ahead
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--out", type=Path, default=MODELS / "topic" / "weights.npz", help="where the weights go")
-    parser.add_argument("--vectors", type=Path, help="a file that keeps sentence vectors between runs (.npz)")
+    weights_arguments(parser, "topic")
 
 
 def run(chosen: argparse.Namespace) -> dict[str, float]:
     """Trains, writes the weights, returns the out-of-fold figures."""
-    corpus = Corpus.read(examples(chosen.data))
-    written = np.array([example.source.startswith(("written", CARE)) for example in corpus.examples])
-    note(f"{len(corpus.examples)} examples, {len(corpus.texts)} pieces")
-    trainer = Trainer(corpus, Vectors(sentence_embedder(1), chosen.vectors), written)
-    scores = trainer.out_of_fold(note)
-    on = trainer.labels[:, 0] < 0.5
-    long_enough = np.array([len(text.split()) >= SHORTEST_WORDS for text in (e.text for e in corpus.examples)])
-    ordinary, spoken = on & ~written & long_enough, from_sources(trainer, SPOKEN) & long_enough
+    done = train(chosen, ("off_topic",), examples(chosen.data), _aims, ("written", CARE))
+    return rounded(measured(done.trainer, done.points.logits[:, 0]) | _without_spoken(done))
+
+
+def _aims(trainer: Trainer) -> Aims:
+    on, long_enough = trainer.labels[:, 0] < 0.5, _long_enough(trainer)
+    ordinary, spoken = on & ~trainer.written & long_enough, from_sources(trainer, SPOKEN) & long_enough
     near = from_sources(trainer, "written: near on")
     limits = Limits(((ordinary, FLAGGED_ON_TOPIC), (spoken, FLAGGED_SPOKEN), (near, FLAGGED_NEAR)), ())
-    points = operating_points(trainer, scores, [limits], [ordinary, long_turns(trainer)], ASKED)
-    shipped(("off_topic",), trainer.fit(scores), points.arrays).save(chosen.out)
-    figures = measured(trainer, points.logits[:, 0], long_enough)
-    figures["left out: auroc.nlupp"] = _without_spoken(trainer, scores, long_enough)
-    return {name: round(value, 4) for name, value in figures.items()}
+    return Aims([limits], [ordinary, long_turns(trainer)], ASKED)
 
 
-def measured(
-    trainer: Trainer, logits: Floats, long_enough: np.ndarray[tuple[int], np.dtype[np.bool_]]
-) -> dict[str, float]:
+def _long_enough(trainer: Trainer) -> NDArray[np.bool_]:
+    """Which texts are judged at all."""
+    return np.array([len(example.text.split()) >= SHORTEST_WORDS for example in trainer.corpus.examples])
+
+
+def measured(trainer: Trainer, logits: Floats) -> dict[str, float]:
     """Out of fold: AUROC against CLINC150's other domains and its out-of-scope questions, shares flagged."""
     from sklearn.metrics import roc_auc_score
 
@@ -127,23 +124,24 @@ def measured(
         "calibration_error": calibration_error(logits[real], trainer.labels[real, 0], trainer.weight[real]),
         "off_topic": float((logits[off] > 0).mean()),
         "on_topic": float((logits[on] > 0).mean()),
-        "nlupp": float((logits[spoken & long_enough] > 0).mean()),
+        "nlupp": float((logits[spoken & _long_enough(trainer)] > 0).mean()),
     }
     for source in dict.fromkeys(example.source for example in trainer.corpus.examples):
         figures[f"flagged: {source}"] = float((logits[from_sources(trainer, source) & trainer.heads] > 0).mean())
     return figures
 
 
-def _without_spoken(trainer: Trainer, scores: Scores, long_enough: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> float:
+def _without_spoken(done: Trained) -> dict[str, float]:
     """AUROC of spoken banking turns, trained without any, against CLINC150's off-topic ones."""
     from sklearn.metrics import roc_auc_score
 
-    spoken = from_sources(trainer, SPOKEN)
+    trainer, spoken = done.trainer, from_sources(done.trainer, SPOKEN)
     off = from_sources(trainer, CLINC) & (trainer.labels[:, 0] > 0.5)
-    best, _ = trainer.combined(trainer.scored(spoken, scores))
-    usual, _ = trainer.combined(scores)
+    best, _ = trainer.combined(trainer.scored(spoken, done.scores))
+    usual, _ = trainer.combined(done.scores)
     logits = np.where(spoken, best[:, 0], usual[:, 0])
-    return float(roc_auc_score(trainer.labels[spoken & long_enough | off, 0], logits[spoken & long_enough | off]))
+    rows = spoken & _long_enough(trainer) | off
+    return {"left out: auroc.nlupp": float(roc_auc_score(trainer.labels[rows, 0], logits[rows]))}
 
 
 def examples(data: Path) -> list[Example]:

@@ -15,16 +15,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from guardrails.detectors.cascade import MODELS
 from guardrails.detectors.toxicity import LABELS, speech_of
 from guardrails.train.care import WRITTEN as CARE
-from guardrails.train.care import care
-from guardrails.train.cascade import Corpus, Example, Floats, Vectors
-from guardrails.train.data import rows, sentence_embedder
-from guardrails.train.fit import Trainer, shipped
+from guardrails.train.care import care, long_turns
+from guardrails.train.cascade import Example, Floats
+from guardrails.train.data import rows
+from guardrails.train.detector import Aims, from_sources, rounded, train, weights_arguments
+from guardrails.train.fit import Trainer
 from guardrails.train.grammar import load_grammar
-from guardrails.train.injection import TURNS, from_sources, long_turns, note, turns
-from guardrails.train.points import Limits, calibration_error, operating_points
+from guardrails.train.ordinary import TURNS, turns
+from guardrails.train.points import Limits, calibration_error
 
 SEED = 13
 WRITTEN = 400
@@ -37,23 +37,19 @@ CALM = {"neutral", "admiration", "approval", "caring", "curiosity", "gratitude",
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--out", type=Path, default=MODELS / "toxicity" / "weights.npz", help="where the weights go")
-    parser.add_argument("--vectors", type=Path, help="a file that keeps sentence vectors between runs (.npz)")
+    weights_arguments(parser, "toxicity")
 
 
 def run(chosen: argparse.Namespace) -> dict[str, float]:
     """Trains, writes the weights, returns the out-of-fold figures."""
-    corpus = Corpus.read(examples(chosen.data))
-    written = np.array([example.source.startswith(("abuse: ", CARE)) for example in corpus.examples])
-    note(f"{len(corpus.examples)} examples, {len(corpus.texts)} pieces")
-    trainer = Trainer(corpus, Vectors(sentence_embedder(1), chosen.vectors), written, epochs=10, strength=10.0)
-    scores = trainer.out_of_fold(note)
-    ordinary = from_sources(trainer, *TURNS)
-    angry = from_sources(trainer, "abuse: harmless")
+    done = train(chosen, LABELS, examples(chosen.data), _aims, ("abuse: ", CARE), epochs=10, strength=10.0)
+    return rounded(measured(done.trainer, done.points.logits))
+
+
+def _aims(trainer: Trainer) -> Aims:
+    ordinary, angry = from_sources(trainer, *TURNS), from_sources(trainer, "abuse: harmless")
     limits = [_limits(trainer, k, ordinary & trainer.heads, angry) for k in range(len(LABELS))]
-    points = operating_points(trainer, scores, limits, [ordinary, long_turns(trainer)], DOUBTED_TURNS)
-    shipped(LABELS, trainer.fit(scores), points.arrays).save(chosen.out)
-    return {name: round(value, 4) for name, value in measured(trainer, points.logits).items()}
+    return Aims(limits, [ordinary, long_turns(trainer)], DOUBTED_TURNS)
 
 
 def _limits(trainer: Trainer, k: int, ordinary: NDArray[np.bool_], angry: NDArray[np.bool_]) -> Limits:
