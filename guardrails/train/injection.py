@@ -34,6 +34,7 @@ WANTED = {
     "repeating": 800,
     "compliance": 700,
     "pressed": 900,
+    "own_data": 600,
 }
 WANTED |= dict.fromkeys(("spanish", "french", "german", "portuguese", "italian"), 250)
 LONG_TURNS = 4000
