@@ -69,7 +69,7 @@ def written(rng: random.Random, many: int, industries: Sequence[str]) -> list[tu
         industry = rng.choice(industries)
         texts = [grammar.one(industry, rng) for _ in range(6)]
         talk = [grammar.one("talk", rng) for _ in range(4)]
-        out.append((_turn(texts, talk, rng), f"{WRITTEN}: {industry}", f"{WRITTEN} {industry}"))
+        out.append((_turn(texts, talk, rng), f"{WRITTEN}: {industry}", f"{WRITTEN} {texts[-1]}"))
     return out
 
 
@@ -93,5 +93,5 @@ def _sentence(text: str) -> str:
 
 
 def long_turns(trainer: Trainer) -> NDArray[np.bool_]:
-    """Which examples are ordinary turns of several sentences."""
-    return np.array([example.source.partition(":")[0] in (JOINED, WRITTEN) for example in trainer.corpus.examples])
+    """Which examples are labelled turns in a row: those that say how often a new long turn is doubted."""
+    return np.array([example.source == JOINED for example in trainer.corpus.examples])

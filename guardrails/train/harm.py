@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 
-from guardrails.train.care import WRITTEN as CARE
 from guardrails.train.care import amid, care, long_turns
 from guardrails.train.cascade import Example, Floats
 from guardrails.train.data import rows
@@ -36,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(chosen: argparse.Namespace) -> dict[str, float]:
     """Trains, writes the weights, returns the out-of-fold figures."""
-    done = train(chosen, ("harm",), examples(chosen.data), _aims, ("harm: ", CARE), heads=3)
+    done = train(chosen, ("harm",), examples(chosen.data), _aims, ("harm: ",), heads=3)
     return rounded(measured(done.trainer, done.points.logits[:, 0]))
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from guardrails.train.care import WRITTEN, amid, care, long_turns
+from guardrails.train.care import amid, care, long_turns
 from guardrails.train.cascade import Example, Floats
 from guardrails.train.data import rows
 from guardrails.train.detector import Aims, Trained, from_sources, note, rounded, train, weights_arguments
@@ -39,7 +39,7 @@ WANTED = {
 WANTED |= dict.fromkeys(("spanish", "french", "german", "portuguese", "italian"), 250)
 LONG_TURNS = 4000
 AMID, SHORT_CHARS = 2500, 160  # attacks amid an ordinary turn, and how long they are
-GRAMMARS = ("attacks", "multilingual_attacks", "ordinary", WRITTEN)
+GRAMMARS = ("attacks", "multilingual_attacks", "ordinary")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

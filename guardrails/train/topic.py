@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from guardrails.detectors.topic import SHORTEST_WORDS
-from guardrails.train.care import WRITTEN as CARE
 from guardrails.train.care import amid, care, long_turns
 from guardrails.train.cascade import Example, Floats
 from guardrails.train.data import rows
@@ -94,7 +93,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(chosen: argparse.Namespace) -> dict[str, float]:
     """Trains, writes the weights, returns the out-of-fold figures."""
-    done = train(chosen, ("off_topic",), examples(chosen.data), _aims, ("written", CARE))
+    done = train(chosen, ("off_topic",), examples(chosen.data), _aims, ("written",))
     return rounded(measured(done.trainer, done.points.logits[:, 0]) | _without_spoken(done))
 
 

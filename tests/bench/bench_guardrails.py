@@ -98,7 +98,7 @@ class Judge:
 
     def flagged(self, verdicts: Sequence[dict[str, Verdict]], detector: str) -> np.ndarray[Any, np.dtype[np.bool_]]:
         names = self.named(detector)
-        return np.array([any(one[name].outcome is Outcome.BLOCK for name in names) for one in verdicts])
+        return np.array([any(one[name].outcome is Outcome.BLOCK for name in names if name in one) for one in verdicts])
 
 
 async def measure(folder: Path) -> Figures:
@@ -112,7 +112,7 @@ async def measure(folder: Path) -> Figures:
     await rails.start()
     judge = Judge(rails, embedder)
     figures: Figures = {}
-    for part in (injection, harm, toxicity, topic, indirect, ensemble):
+    for part in (injection, harm, toxicity, topic, indirect, answers, ensemble):
         begun = time.monotonic()
         figures |= await part(judge, folder)
         print(f"{part.__name__}: {time.monotonic() - begun:.0f} s", file=sys.stderr, flush=True)
@@ -253,6 +253,17 @@ async def indirect(judge: Judge, folder: Path) -> Figures:
         "bipia.fpr": share(flagged[~label]),
         "bipia.auroc": auroc(scores[label], scores[~label]),
         "bipia.negatives": len({row["text"] for row, yes in zip(rows, label, strict=True) if not yes}),
+    }
+
+
+async def answers(judge: Judge, folder: Path) -> Figures:
+    """Ordinary answers of agents that output rails would stop: of the schema-guided dialogues, none of them trained on."""
+    said = texts([row for row in read(folder, "pii_sgd_turns.jsonl", everything=True) if row["speaker"] == "SYSTEM"])
+    verdicts = await judge.verdicts(said[:MOST], "output")
+    return {
+        f"answers.fpr.{name}": share(judge.flagged(verdicts, name))
+        for name in ("promises", "toxicity")
+        if judge.named(name)
     }
 
 
