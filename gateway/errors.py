@@ -3,6 +3,7 @@
     CallgateError
     ├── BadRequest 400                 what the caller sent cannot be used
     │   ├── TooLarge 413   WrongMediaType 415   WrongMethod 405   NotFound 404   ModelNotFound 404
+    │   ├── RequestTimeout 408   HeadTooLarge 431
     │   └── ContentBlocked 400         a rail decided against the request
     ├── Unauthenticated 401   Forbidden 403
     ├── RateLimited 429                this gateway's own limits
@@ -60,6 +61,16 @@ class BadRequest(CallgateError):
 class TooLarge(BadRequest):
     status = 413
     code = "request_too_large"
+
+
+class RequestTimeout(BadRequest):
+    status = 408
+    code = "request_timeout"
+
+
+class HeadTooLarge(BadRequest):
+    status = 431
+    code = "request_head_too_large"
 
 
 class WrongMediaType(BadRequest):

@@ -1,8 +1,9 @@
 """uvicorn's HTTP protocol with the two steps that cost most done leaner: reading a request's head and writing a response.
 
 It is on the path of every request: the head of a response leaves together with its first piece, in one write, and header names and values are
-checked together instead of one by one (uvicorn's way was about an eighth of a request by a profile, 2026-11). Parsing, framing of requests, keep-alive,
-flow control and draining stay uvicorn's. It knows ASGI and nothing of what is served.
+checked together instead of one by one (uvicorn's way was about an eighth of a request by a profile, 2026-11). It also bounds what uvicorn does not: the time
+and the bytes that a request may take to arrive. Parsing, framing of requests, keep-alive, flow control and draining stay uvicorn's.
+It knows ASGI and the shape of an error, and nothing of what is served.
 """
 
 from __future__ import annotations
@@ -12,16 +13,100 @@ import urllib.parse
 from typing import TYPE_CHECKING, Any
 
 import httptools
+import msgspec
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+
+from gateway.errors import BadRequest, HeadTooLarge, RequestTimeout, TooLarge
 
 if TYPE_CHECKING:
     from uvicorn._types import ASGISendEvent
 
+MOST_HEAD_BYTES = 1 << 16
+
 
 class LeanProtocol(HttpToolsProtocol):
-    """One connection. It differs from uvicorn's in the cycle that it makes of a request; no WebSockets, no root path, no access log."""
+    """One connection. It differs from uvicorn's in the cycle that it makes of a request; no WebSockets, no root path, no access log.
+
+    A request must arrive whole within ``arrival_s`` (a connection that never begins one is closed then), its head within ``MOST_HEAD_BYTES``
+    and all of it within twice ``most_body_bytes`` more, chunk sizes and trailers included: the exact limit of a body is the application's.
+    """
+
+    def __init__(self, *args: Any, arrival_s: float = 30.0, most_body_bytes: int = 1 << 22, **more: Any) -> None:
+        super().__init__(*args, **more)
+        self._arrival_s = arrival_s
+        self._most_bytes = MOST_HEAD_BYTES + 2 * most_body_bytes
+        self._seen = 0  # bytes of the request that is arriving
+        self._in_head = True
+        self._arrived = False
+        self._late: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._late = self.loop.call_later(self._arrival_s, self._too_late)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_waiting()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._arrived:
+            if self._late is not None:
+                self._stop_waiting()
+            return
+        self._seen += len(data)
+        if self._seen > (MOST_HEAD_BYTES if self._in_head else self._most_bytes):
+            self._refuse(
+                HeadTooLarge(f"A request's head may have {MOST_HEAD_BYTES} bytes; send fewer or shorter headers.")
+                if self._in_head
+                else TooLarge("The request has more bytes than are taken, whatever its body says.")
+            )
+        elif self._late is None and not self.transport.is_closing():
+            self._late = self.loop.call_later(self._arrival_s, self._too_late)
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._seen, self._in_head, self._arrived = 0, True, False
+
+    def on_message_complete(self) -> None:
+        self._arrived = self._in_head = True
+        super().on_message_complete()
+
+    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 (uvicorn's words, in plain text)
+        self._refuse(BadRequest("This is not an HTTP/1.1 request.", code="invalid_http"))
+
+    def _too_late(self) -> None:
+        answering = self.cycle is not None and not self.cycle.more_body and not self.cycle.response_complete
+        if answering or self.flow.read_paused:  # what has arrived is ours to deal with first
+            self._late = self.loop.call_later(self._arrival_s, self._too_late)
+        elif not self._seen:
+            self.transport.close()
+        else:
+            self._refuse(RequestTimeout(f"The request did not arrive whole within {self._arrival_s:g} s."))
+
+    def _stop_waiting(self) -> None:
+        if self._late is not None:
+            self._late.cancel()
+            self._late = None
+
+    def _refuse(self, error: BadRequest) -> None:
+        """Closes the connection, with ``error`` where no answer has begun."""
+        self._stop_waiting()
+        if self.transport.is_closing():
+            return
+        cycle = self.cycle
+        if (
+            (cycle is None or cycle.response_complete)
+            if self._in_head
+            else cycle.more_body and not cycle.response_started
+        ):
+            body = msgspec.json.encode(error.body())
+            head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(body)
+            self.transport.write(STATUS_LINE[error.status] + head + body)
+        self.transport.close()
 
     def on_headers_complete(self) -> None:
+        self._in_head = False
         scope, url = self.scope, self.url
         version = self.parser.get_http_version()
         scope["method"] = self.parser.get_method().decode("ascii")

@@ -30,7 +30,7 @@ def serve(settings: Settings, config: Path, inherited: int | None = None) -> Non
     Raises: SettingsError for a port in use, or parts that several workers cannot share.
     """
     set_up_logging(settings.telemetry.log_level)
-    listener = socket.socket(fileno=inherited) if inherited is not None else _listen(settings, config)
+    listener = socket.socket(fileno=inherited) if inherited is not None else listen(settings, config)
     try:
         if settings.server.workers > 1 and inherited is None:
             from gateway.workers import refuse_unshareable, supervise
@@ -49,7 +49,7 @@ def _serve_here(settings: Settings, config: Path, listener: socket.socket, *, wo
     from gateway.app import Door
 
     door = Door(settings, config if config.exists() else None)
-    server = uvicorn.Server(_uvicorn(settings, door))
+    server = uvicorn.Server(uvicorn_config(settings, door))
     try:
         with asyncio.Runner(loop_factory=_loop) as runner:
             runner.run(_until_told(server, door, listener, settings.server.lame_duck_s, worker=worker))
@@ -125,7 +125,8 @@ def set_up_logging(level: str) -> None:
     )
 
 
-def _listen(settings: Settings, config: Path) -> socket.socket:
+def listen(settings: Settings, config: Path) -> socket.socket:
+    """The socket that requests come to; ``config`` is the file that complaints name. Raises: SettingsError for a port in use."""
     host, port = settings.server.host, settings.server.port
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
@@ -136,20 +137,29 @@ def _listen(settings: Settings, config: Path) -> socket.socket:
         listener.close()
         message = f"cannot listen on {host}:{port} ({error.strerror}); choose another with server.port or --port"
         raise SettingsError(config, None, "server.port", message) from None
+    if (
+        sys.platform == "linux"
+    ):  # connections inherit it: the system drops those whose peer has stopped taking what was written
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(settings.server.client_timeout_s * 1000))
     listener.set_inheritable(True)  # workers get it by its number
     listener.listen(2048)
     return listener
 
 
-def _uvicorn(settings: Settings, app: object) -> uvicorn.Config:
+def uvicorn_config(settings: Settings, app: object) -> uvicorn.Config:
+    """How ``app``, an ASGI callable, is served."""
+    import functools
+
     import uvicorn
 
     from gateway.http_server import LeanProtocol
 
+    server = settings.server
+    protocol = functools.partial(LeanProtocol, arrival_s=server.client_timeout_s, most_body_bytes=server.max_body_bytes)
     return uvicorn.Config(
         app,  # type: ignore[arg-type]  # an ASGI callable; uvicorn's own alias is narrower than the specification
         loop="uvloop",
-        http=LeanProtocol,
+        http=protocol,  # type: ignore[arg-type]  # uvicorn only calls it
         ws="none",
         lifespan="on",
         access_log=False,
@@ -159,5 +169,5 @@ def _uvicorn(settings: Settings, app: object) -> uvicorn.Config:
         date_header=True,
         backlog=2048,
         timeout_keep_alive=65,
-        timeout_graceful_shutdown=int(settings.server.drain_s),
+        timeout_graceful_shutdown=int(server.drain_s),
     )

@@ -35,6 +35,7 @@ class ServerSettings(_Strict):
     """Where the gateway listens and what it takes in.
 
     After SIGTERM readiness goes down, requests are still taken for ``lame_duck_s``, then none are and open answers have ``drain_s`` to finish.
+    A request that has not arrived whole within ``client_timeout_s``, and a client that takes nothing of its answer for as long, are cut off.
     ``reload_s``: how often the settings file is looked at for changes; 0: only on SIGHUP. ``shared_configuration``: models, limits and keys are
     those that ``callgate config push`` left in Redis, for all replicas at once; until there are any, those of the file.
     """
@@ -43,6 +44,7 @@ class ServerSettings(_Strict):
     port: Annotated[int, Field(ge=0, le=65535)] = 8080
     workers: Annotated[int, Field(ge=1, le=64)] = 1
     max_body_bytes: Annotated[int, Field(ge=1024, le=1 << 28)] = 4 << 20
+    client_timeout_s: Seconds = 30.0
     drain_s: Seconds = 30.0
     lame_duck_s: Annotated[float, Field(ge=0, le=300)] = 0.0
     reload_s: Annotated[float, Field(ge=0, le=3600)] = 2.0

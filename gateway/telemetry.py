@@ -244,6 +244,8 @@ def _llm(record: Record, place: int, writer: SpanWriter) -> bytes:
         SpanAttributes.LLM_TOKEN_COUNT_PROMPT: usage.prompt_tokens,
         SpanAttributes.LLM_TOKEN_COUNT_COMPLETION: usage.completion_tokens,
         SpanAttributes.LLM_TOKEN_COUNT_TOTAL: usage.total_tokens,
+        SpanAttributes.LLM_TOKEN_COUNT_PROMPT_DETAILS_CACHE_READ: usage.cached,
+        SpanAttributes.LLM_TOKEN_COUNT_COMPLETION_DETAILS_REASONING: usage.reasoning,
         SpanAttributes.OUTPUT_VALUE: said,
         "gen_ai.usage.input_tokens": usage.prompt_tokens,
         "gen_ai.usage.output_tokens": usage.completion_tokens,

@@ -98,20 +98,32 @@ class Route:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
+    """``cached`` of the prompt's tokens came from the backend's prefix cache; ``reasoning`` of the completion's were thought, not said.
+
+    Both are None where the backend does not say.
+    """
+
     prompt_tokens: int = 0
     completion_tokens: int = 0
     estimated: bool = False
+    cached: int | None = None
+    reasoning: int | None = None
 
     @property
     def total_tokens(self) -> int:
         return self.prompt_tokens + self.completion_tokens
 
     def as_json(self) -> Json:
-        return {
+        told: Json = {
             "prompt_tokens": self.prompt_tokens,
             "completion_tokens": self.completion_tokens,
             "total_tokens": self.total_tokens,
         }
+        if self.cached is not None:
+            told["prompt_tokens_details"] = {"cached_tokens": self.cached}
+        if self.reasoning is not None:
+            told["completion_tokens_details"] = {"reasoning_tokens": self.reasoning}
+        return told
 
 
 @dataclass(frozen=True, slots=True)

@@ -118,7 +118,7 @@ class RedactRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
 SHAPES: dict[Endpoint, type[_Sampling | Embedding]] = {"chat": _Chat, "completion": _Completion, "embedding": Embedding}
 
-# What a caller must not set: each would move a decision of the operator's into the request (PEERS: CVE-2024-6587, CVE-2025-62164).
+# What a caller must not set: each would move a decision of the operator's into the request (CVE-2024-6587, CVE-2025-62164).
 REFUSED_FIELDS = {
     name: why
     for why, names in {

@@ -144,4 +144,11 @@ def read_usage(chunk: Chunk) -> Usage | None:
     prompt, completion = usage.get("prompt_tokens"), usage.get("completion_tokens", 0)
     if type(prompt) is not int or type(completion) is not int or prompt < 0 or completion < 0:
         return None
-    return Usage(prompt, completion)
+    cached = _detail(usage, "prompt_tokens_details", "cached_tokens")
+    return Usage(prompt, completion, False, cached, _detail(usage, "completion_tokens_details", "reasoning_tokens"))
+
+
+def _detail(usage: Json, group: str, name: str) -> int | None:
+    details = usage.get(group)
+    count = details.get(name) if type(details) is dict else None
+    return count if type(count) is int and count >= 0 else None

@@ -6,13 +6,14 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
 
+from tests.conftest import free_port, redis_at
 from tests.doubles.openai_backend import Backend
 from tests.gateway.conftest import KEY, Gateway, running, settings_for
 
@@ -53,12 +54,40 @@ async def upstream(handler: Handler) -> AsyncIterator[str]:
 
 @asynccontextmanager
 async def before(
-    base_url: str, tmp_path: Path, backend: Backend, redis_url: str, **more: Any
+    base_url: str, tmp_path: Path, backend: Backend, redis_url: str, deadline_s: float = 1.0, **more: Any
 ) -> AsyncIterator[Gateway]:
     deployment = {"name": "d", "base_url": base_url, "model": "m", "first_byte_timeout_s": 0.3, "idle_timeout_s": 0.3}
-    models = [{"name": "m", "policy": None, "deadline_s": 1.0, "deployments": [deployment]}]
+    models = [{"name": "m", "policy": None, "deadline_s": deadline_s, "deployments": [deployment]}]
     async with running(settings_for(tmp_path, backend, redis_url, models=models, **more)) as started:
         yield started
+
+
+async def until(gateway: Gateway, body: dict[str, Any], status: int) -> None:
+    """Asks until that is the answer."""
+    async with asyncio.timeout(10):
+        while (await gateway.post(CHAT, body))[0] != status:  # noqa: ASYNC110 (the other side keeps its own time)
+            await asyncio.sleep(0.1)
+
+
+async def talking_to(gateway: Gateway) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    host, port = gateway.url.removeprefix("http://").split(":")
+    return await asyncio.open_connection(host, int(port), limit=1024)
+
+
+def posted(body: dict[str, Any]) -> bytes:
+    """A chat request as bytes."""
+    data = json.dumps(body).encode()
+    head = f"POST {CHAT} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {KEY}\r\ncontent-type: application/json\r\ncontent-length: {len(data)}\r\n\r\n"
+    return head.encode() + data
+
+
+async def hung_up(gateway: Gateway) -> None:
+    """Returns when one caller's going away has been counted."""
+    async with asyncio.timeout(10):
+        while True:
+            async with gateway.session.get(gateway.url + "/metrics") as response:
+                if 'callgate_errors_total{code="client_hung_up"} 1.0' in await response.text():
+                    return
 
 
 EVENT = b'data: {"id":"x","object":"chat.completion.chunk","created":1,"model":"m","choices":[{"index":0,"delta":{"content":"hi"}}]}\n\n'
@@ -184,9 +213,7 @@ async def test_a_backend_that_flaps_is_spared_and_comes_back(
         assert set(statuses) == {502}
         assert calls < 30  # the breaker opened
         up = True
-        async with asyncio.timeout(10):
-            while (await gateway.post(CHAT, {"model": "m", "messages": MESSAGES}))[0] != 200:  # noqa: ASYNC110 (the other side keeps its own time)
-                await asyncio.sleep(0.1)
+        await until(gateway, {"model": "m", "messages": MESSAGES}, 200)
 
 
 async def test_a_client_that_sends_its_body_byte_by_byte_hurts_nobody_else(gateway: Gateway) -> None:
@@ -200,6 +227,81 @@ async def test_a_client_that_sends_its_body_byte_by_byte_hurts_nobody_else(gatew
     assert [(await gateway.post(CHAT, {"model": "echo", "messages": MESSAGES}))[0] for _ in range(10)] == [200] * 10
     for writer in slow:
         writer.close()
+
+
+async def test_a_client_that_does_not_finish_its_request_is_told_so_and_cut_off(
+    tmp_path: Path, openai_backend: Backend, redis_url: str
+) -> None:
+    async with running(settings_for(tmp_path, openai_backend, redis_url, server={"client_timeout_s": 0.2})) as gateway:
+        whole = posted({"model": "echo", "messages": MESSAGES})
+        for sent in (whole[:50], whole[:-1]):
+            reader, writer = await talking_to(gateway)
+            writer.write(sent)
+            head, _, body = (await asyncio.wait_for(reader.read(), 5)).partition(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 408 ")
+            assert json.loads(body)["error"]["code"] == "request_timeout"
+            writer.close()
+        reader, writer = await talking_to(gateway)  # who never says anything is let go without a word
+        assert await asyncio.wait_for(reader.read(), 5) == b""
+        writer.close()
+        assert (await gateway.post(CHAT, {"model": "echo", "messages": MESSAGES}))[0] == 200
+
+
+async def test_a_client_that_reads_nothing_of_its_stream_holds_nothing_for_long(
+    tmp_path: Path, openai_backend: Backend, redis_url: str
+) -> None:
+    let_go = asyncio.Event()
+
+    async def floods(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        event = EVENT.replace(b"hi", b"x" * 50_000)
+        writer.write(STREAM)
+        try:
+            while True:
+                writer.write(b"%x\r\n%b\r\n" % (len(event), event))
+                await writer.drain()
+        except ConnectionError:
+            let_go.set()
+
+    async with (
+        upstream(floods) as url,
+        before(url, tmp_path, openai_backend, redis_url, server={"client_timeout_s": 1}, deadline_s=30) as gateway,
+    ):
+        _, writer = await talking_to(gateway)
+        writer.write(posted({"model": "m", "messages": MESSAGES, "stream": True}))
+        await asyncio.wait_for(let_go.wait(), 20)
+        await hung_up(gateway)
+        writer.close()
+
+
+async def test_a_client_that_closes_its_half_is_gone(gateway: Gateway, openai_backend: Backend) -> None:
+    reader, writer = await talking_to(gateway)
+    writer.write(posted({"model": "slow", "messages": MESSAGES, "stream": True}))
+    await reader.readuntil(b"data: ")
+    writer.write_eof()
+    await asyncio.wait_for(openai_backend.stream_closed.wait(), 5)
+    await hung_up(gateway)
+    writer.close()
+
+
+async def test_redis_that_is_killed_and_comes_back_empty_is_missed_for_no_longer_than_it_is_away(
+    tmp_path: Path, openai_backend: Backend
+) -> None:
+    say, port = {"model": "echo", "messages": MESSAGES}, free_port()
+    url = f"redis://127.0.0.1:{port}/0"
+    settings = settings_for(tmp_path, openai_backend, url, redis={"url": url, "timeout_s": 0.2})
+    async with AsyncExitStack() as stack:
+        with redis_at(port, tmp_path):
+            gateway = await stack.enter_async_context(running(settings))
+            await until(gateway, say, 200)
+        status, body, response = await gateway.post(CHAT, say)
+        assert (status, body["error"]["code"]) == (503, "limits_unavailable")
+        assert "retry-after" in response.headers
+        async with gateway.session.get(gateway.url + "/health/live") as alive:
+            assert alive.status == 200
+        with redis_at(port, tmp_path):
+            await until(gateway, say, 200)
+            answers = await asyncio.gather(*(gateway.post(CHAT, say) for _ in range(20)))
+            assert {status for status, _, _ in answers} == {200}
 
 
 async def test_redis_that_dies_refuses_in_time_and_serves_again_when_it_is_back(
@@ -217,9 +319,7 @@ async def test_redis_that_dies_refuses_in_time_and_serves_again_when_it_is_back(
             assert (status, body["error"]["code"]) == (503, "limits_unavailable")
             assert "retry-after" in response.headers
             assert time.monotonic() - begun < 1.5
-        async with asyncio.timeout(10):
-            while (await gateway.post(CHAT, say))[0] != 200:  # noqa: ASYNC110 (the other side keeps its own time)
-                await asyncio.sleep(0.1)
+        await until(gateway, say, 200)
 
 
 async def test_a_collector_that_hangs_slows_nobody_and_drops_are_counted(

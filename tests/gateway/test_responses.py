@@ -31,6 +31,8 @@ async def test_a_response_has_the_text_the_usage_and_what_was_asked(
     assert (answer.output_text, answer.status, answer.instructions) == ("hello there", "completed", "Be brief.")
     assert answer.usage is not None
     assert (answer.usage.input_tokens, answer.usage.output_tokens, answer.metadata) == (11, 7, {"team": "a"})
+    assert answer.usage.input_tokens_details.cached_tokens == 5
+    assert answer.usage.output_tokens_details.reasoning_tokens == 2
     sent = openai_backend.bodies[-1]
     assert sent["messages"][0] == {"role": "system", "content": "Be brief."}
     assert sent["max_completion_tokens"] == 50
