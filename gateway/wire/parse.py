@@ -118,6 +118,9 @@ class RedactRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
 SHAPES: dict[Endpoint, type[_Sampling | Embedding]] = {"chat": _Chat, "completion": _Completion, "embedding": Embedding}
 
+_TEXTS_ONLY = (Embedding, _Completion, RedactRequest)
+_TOKEN_IDS = ("Expected `str`, got `int`", "Expected `str`, got `array`")
+
 # What a caller must not set: each would move a decision of the operator's into the request (CVE-2024-6587, CVE-2025-62164).
 REFUSED_FIELDS = {
     name: why
@@ -231,6 +234,8 @@ def convert(body: Json, shape: type[_T]) -> _T:
         if reason.startswith("Invalid enum value"):  # it would repeat what the caller sent
             reason = "Not one of the values this field may have"
         param = path.rstrip("`").lstrip(".") or _missing_field(reason)
+        if shape in _TEXTS_ONLY and reason in _TOKEN_IDS:
+            reason = "Token ids cannot be checked by any rail; send text (LangChain's OpenAIEmbeddings: check_embedding_ctx_length=False)"
         raise BadRequest(f"{reason}{f' at {param}' if path else ''}.", param=param, code="invalid_value") from None
 
 

@@ -55,6 +55,22 @@ async def test_a_body_that_cannot_be_used_is_a_400_that_names_the_field(
     assert error["message"].endswith(".")
 
 
+@pytest.mark.parametrize(
+    ("path", "sent"),
+    [
+        ("/v1/embeddings", {"model": "echo", "input": [1, 2]}),
+        ("/v1/embeddings", {"model": "all-minilm-l6-v2", "input": [[1, 2]]}),
+        ("/v1/completions", {"model": "echo", "prompt": [1, 2]}),
+    ],
+)
+async def test_token_ids_are_refused_with_what_to_send_instead(
+    gateway: Gateway, path: str, sent: dict[str, Any]
+) -> None:
+    status, body, _ = await gateway.post(path, sent)
+    assert (status, body["error"]["code"]) == (400, "invalid_value")
+    assert "send text" in body["error"]["message"]
+
+
 async def test_an_unknown_model_is_a_404(gateway: Gateway) -> None:
     status, body, _ = await gateway.post(CHAT, {"model": "nope", "messages": MESSAGES})
     assert (status, body["error"]["code"], body["error"]["param"]) == (404, "model_not_found", "model")

@@ -148,6 +148,11 @@ async def test_the_whole_road(
     }
     status, body, _ = await gateway.post(CHAT, image)
     assert (status, body["error"]["param"]) == (400, "messages[0].content[0].type")
+    # embeddings: the model that makes them sees tokens too
+    for given in (TOLD, ["a", TOLD]):
+        status, body, _ = await gateway.post("/v1/embeddings", {"model": "echo", "input": given})
+        assert (status, len(body["data"])) == (200, 1 if given == TOLD else 2)
+        assert "[CREDIT_CARD_1]" in str(openai_backend.bodies[-1]["input"])
     # embeddings of this process
     status, body, _ = await gateway.post("/v1/embeddings", {"model": "all-minilm-l6-v2", "input": ["a", "b"]})
     assert [len(row["embedding"]) for row in body["data"]] == [384, 384]
