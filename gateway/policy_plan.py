@@ -29,9 +29,11 @@ def outcome(ruled: Ruled) -> tuple[str, str]:
         if ruling["decision"] == "block":
             if ruling["kind"] == "rail_unavailable":
                 return "unavailable", _decider(ruling, "not_run")
+            if ruling["stage"] == "retrieval":  # a passage was left out, and the request went on
+                continue
             word = (
                 "withheld"
-                if ruling["stage"] == "output"
+                if ruling["stage"] in ("output", "tool")
                 else "refused"
                 if ruling["respond"] == "refusal"
                 else "blocked"
@@ -141,7 +143,9 @@ def compare(recordings: Sequence[Ruled], before: Sequence[Ruled], after: Sequenc
         }
     unknown = [request for request in after if request["unknown"]]
     report["not_known"] = {"requests": len(unknown), "why": _count(why for one in unknown for why in one["unknown"])}
+    report["not_asked"] = _count(rail for one in after for rail in dict.fromkeys(one["unasked"]))
     report["latency"] = _latency(before, after)
+    report["cuts"] = _cuts(recordings, before, after)
     report["cost"] = _cost(recordings, before, after)
     return report
 
@@ -156,7 +160,9 @@ def _changes(recorded: Ruled, old: Ruled, new: Ruled) -> Iterable[Json]:
         "unknown": new["unknown"],
     }
     stopped = ("blocked", "refused", "withheld", "unavailable")
-    if now in stopped and was not in stopped:
+    if now == "unavailable" and by_new in new["unasked"]:
+        pass  # nobody knows what the model would say: counted as not known
+    elif now in stopped and was not in stopped:
         yield {"kind": "newly_blocked", "rail": by_new, **about, "scores": _scores(new, by_new)}
     elif was in stopped and now not in stopped:
         yield {"kind": "newly_allowed", "rail": by_old, **about, "scores": _scores(new, by_old)}
@@ -219,16 +225,58 @@ def _quantile(ordered: Sequence[float], q: float) -> float | None:
 
 
 def _cost(recordings: Sequence[Ruled], before: Sequence[Ruled], after: Sequence[Ruled]) -> Json:
-    """Tokens of answers that would no longer be asked for; what newly allowed requests would cost nobody knows."""
-    asked = saved = 0.0
+    """Tokens of answers that would no longer be asked for, and of what rails ask; what newly allowed requests would cost nobody knows."""
+    asked = saved = old_rails = new_rails = 0.0
     more = 0
     for recorded, old, new in zip(recordings, before, after, strict=True):
-        tokens = sum(recorded["tokens"]) * recorded["weight"]
+        weight = recorded["weight"]
+        tokens = sum(recorded["tokens"]) * weight
         asked += tokens
+        old_rails, new_rails = old_rails + old["asked_tokens"] * weight, new_rails + new["asked_tokens"] * weight
         was, now = (outcome(side)[0] in ("blocked", "refused") for side in (old, new))
         saved += tokens if now and not was else 0.0
         more += was and not now
-    return {"tokens": round(asked), "tokens_no_longer_asked_for": round(saved), "requests_newly_asked": more}
+    return {
+        "tokens": round(asked),
+        "tokens_no_longer_asked_for": round(saved),
+        "requests_newly_asked": more,
+        "old_rail_tokens": round(old_rails),
+        "new_rail_tokens": round(new_rails),
+    }
+
+
+def _cuts(recordings: Sequence[Ruled], before: Sequence[Ruled], after: Sequence[Ruled]) -> Json:
+    """Latency and cost by intent and by language, the commonest first; and the mean time of each rail, by check."""
+    told: Json = {}
+    labels = [_labels(recorded) for recorded in recordings]
+    for by in ("intent", "language"):
+        groups: dict[str, list[int]] = defaultdict(list)
+        for place, label in enumerate(labels):
+            groups[label[by]].append(place)
+        told[f"by_{by}"] = {
+            name: {"requests": len(places), **_of_group(places, recordings, before, after)}
+            for name, places in sorted(groups.items(), key=lambda item: -len(item[1]))
+        }
+    old, new = _rail_ms(before), _rail_ms(after)
+    told["by_rail"] = {rail: {"old_ms": old.get(rail), "new_ms": new.get(rail)} for rail in sorted({*old, *new})}
+    return told
+
+
+def _of_group(
+    places: Sequence[int], recordings: Sequence[Ruled], before: Sequence[Ruled], after: Sequence[Ruled]
+) -> Json:
+    mine = [[side[place] for place in places] for side in (recordings, before, after)]
+    return {**_latency(mine[1], mine[2]), **_cost(*mine)}
+
+
+def _rail_ms(side: Sequence[Ruled]) -> dict[str, float]:
+    spent: dict[str, list[float]] = defaultdict(list)
+    for ruled in side:
+        for ruling in ruled["rulings"]:
+            for verdict in ruling["verdicts"]:
+                if verdict["outcome"] != "not_run":
+                    spent[verdict["rail"]].append(verdict["duration_ms"])
+    return {rail: round(sum(times) / len(times), 3) for rail, times in spent.items()}
 
 
 def breaches(report: Mapping[str, Any], replayed: int, limits: PlanLimits) -> list[str]:
@@ -243,6 +291,11 @@ def breaches(report: Mapping[str, Any], replayed: int, limits: PlanLimits) -> li
     old, new = report["latency"]["old_p95_ms"], report["latency"]["new_p95_ms"]
     if limits.added_p95_ms is not None and old is not None and new is not None and new - old > limits.added_p95_ms:
         found.append(f"adds {new - old:.2f} ms at the 95th percentile, at most {limits.added_p95_ms:g} ms allowed")
+    if limits.newly_blocked is not None:
+        found += [
+            f"what '{rail}' would block is not known for {count} requests, since its model was not asked"
+            for rail, count in report["not_asked"].items()
+        ]
     if replayed < limits.min_requests:
         found.append(f"only {replayed} requests were replayed, at least {limits.min_requests} needed")
     return found

@@ -73,8 +73,24 @@ def _facts(report: Report) -> Iterator[str]:
     time_, cost = report["latency"], report["cost"]
     yield f"Rails in this replay, ms a request: p50 {time_['old_p50_ms']} -> {time_['new_p50_ms']}, p95 {time_['old_p95_ms']} -> {time_['new_p95_ms']}"
     yield f"Model tokens no longer asked for: {cost['tokens_no_longer_asked_for']} of {cost['tokens']}; requests newly asked: {cost['requests_newly_asked']} (their cost is not known)"
+    if cost["old_rail_tokens"] or cost["new_rail_tokens"]:
+        yield f"Tokens that rails ask a model for, about: {cost['old_rail_tokens']} -> {cost['new_rail_tokens']}"
+    yield from _cut_lines(report["cuts"])
     for why, count in report["not_known"]["why"].items():
         yield f"Not known for {count}: {why}"
+
+
+def _cut_lines(cuts: Report) -> Iterator[str]:
+    """Where time and cost change, by rail, intent and language; what does not is left out."""
+    for rail, ms in cuts["by_rail"].items():
+        old, new = ms["old_ms"], ms["new_ms"]
+        if old is None or new is None or abs(new - old) > max(0.05, 0.25 * old):
+            yield f"Rail {rail}, ms a check: {'-' if old is None else old} -> {'-' if new is None else new}"
+    for by in ("intent", "language"):
+        for name, one in list(cuts[f"by_{by}"].items())[:8]:
+            saved, asked = one["tokens_no_longer_asked_for"], one["requests_newly_asked"]
+            moved = f"p95 {one['old_p95_ms']} -> {one['new_p95_ms']} ms"
+            yield f"{by} {name}, {one['requests']} requests: {moved}, {saved} tokens saved, {asked} newly asked"
 
 
 def _told(example: Mapping[str, Any]) -> str:

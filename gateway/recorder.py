@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -19,6 +19,21 @@ from gateway.sealing import Sealer
 from gateway.sql import Database, DatabaseError
 from gateway.types import Record
 
+EMPTY: Mapping[str, Any] = {
+    "redacted": {},
+    "redacted_answer": {},
+    "refused_redaction": "",
+    "cache": "",
+    "grounded": [],
+    "passages": [],
+    "channels": {},
+    "ended": [],
+    "calls": [],
+    "answered": {},
+    "risk": None,
+    "rulings": [],
+}
+"""What a recording holds where nothing happened, and where it was written before there was such a field."""
 BATCH = 256
 SWEEP_S = 60.0
 
@@ -128,7 +143,8 @@ def why_kept(record: Record) -> tuple[str, float]:
     recording = record.recording
     if recording is None:
         return "", 0.0
-    if recording.refused_redaction or any(ruling["decision"] == "block" for ruling in recording.rulings):
+    by_a_stage = recording.refused_redaction or any(ruling["decision"] == "block" for ruling in recording.rulings)
+    if by_a_stage or any(rail.enforced and rail.outcome == "block" for rail in record.rails):
         return "blocked", 1.0
     if "canary" in record.arm:
         return "canary", 1.0
@@ -152,11 +168,17 @@ def content_of(record: Record, engine: str) -> dict[str, Any]:
         "error": record.error_code,
         "tokens": [record.usage.prompt_tokens, record.usage.completion_tokens],
         "redacted": dict(record.redacted),
+        "redacted_answer": dict(record.redacted_answer),
         "refused_redaction": recording.refused_redaction,
         "conversation": recording.conversation,
-        "grounded": recording.grounded[-1:] if recording.grounded[-1:] != recording.conversation[-1:] else [],
+        "grounded": recording.grounded if recording.grounded != recording.conversation else [],
+        "cache": record.cache,
+        "passages": recording.passages,
         "channels": recording.channels,
         "ended": sorted(recording.ended),
+        "calls": recording.calls,
+        "answered": recording.answered,
+        "risk": recording.risk,
         "rulings": recording.rulings,
     }
 
@@ -197,4 +219,4 @@ class Recordings:
     def _opened(self, row: Any) -> dict[str, Any]:
         content: dict[str, Any] = msgspec.json.decode(self._sealer.open(row["key_id"], row["sealed"], bound_to(row)))
         beside = {name: row[name] for name in ("request_id", "at", "policy", "digest", "route", "kept_for", "weight")}
-        return {**content, **beside}
+        return {**EMPTY, **content, **beside}

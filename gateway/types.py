@@ -145,7 +145,9 @@ class Recording:
     """What a replay needs of one request, redacted: what each stage read, in the pieces in which it came, and what it ruled.
 
     ``conversation``: as the input rails read it; ``grounded``: as the output rails read it. ``channels``: each text of the answer, by
-    ``choice/field/call``, as the model said it, piece by piece, and whether it came to its end. ``rulings``: each stage's, as JSON.
+    ``choice/field/call``, as the model said it, piece by piece, and whether it came to its end. ``passages``: what was retrieved.
+    ``calls``: of tools that the model asked for, by name, and what was wrong with them under any policy. ``answered``: what the guard
+    model said to the rails, by question. ``risk``: what the fraud service knew of the caller. ``rulings``: each stage's, as JSON.
     ``share``: how likely an ordinary request of this route is kept.
     """
 
@@ -154,6 +156,10 @@ class Recording:
     grounded: list[Json] = field(default_factory=list)
     channels: dict[str, list[str]] = field(default_factory=dict)
     ended: set[str] = field(default_factory=set)
+    passages: list[str] = field(default_factory=list)
+    calls: list[Json] = field(default_factory=list)
+    answered: dict[str, str] = field(default_factory=dict)
+    risk: Json | None = None
     rulings: list[Json] = field(default_factory=list)
     refused_redaction: str = ""
 

@@ -5,7 +5,11 @@ A topical check asks nobody: a configuration that would let a model speak has no
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any
 
 Ask = Callable[[Sequence[dict[str, str]], int], Awaitable[str]]
@@ -33,9 +37,29 @@ def asks_a_model(flow: str) -> bool:
     return any(name in flow for name in ASKING)
 
 
-async def ask_nobody(_: Sequence[dict[str, str]], __: int) -> str:
-    """For replays and tests of cases: rails that ask a model do not run there. Raises: RuntimeError."""
-    raise RuntimeError("asks a model, and none is asked here")
+@dataclass(slots=True)
+class Answers:
+    """What was answered to what rails asked in one request, by `question_id`: kept for a replay, and read by it. ``tokens``: about so many."""
+
+    known: dict[str, str]
+    tokens: int = 0
+
+
+ANSWERS: ContextVar[Answers | None] = ContextVar("callgate_answers", default=None)
+
+
+def question_id(messages: Sequence[dict[str, str]], most: int) -> str:
+    """The name of a question: alike for the same words to the same end, whichever policy asks."""
+    return hashlib.sha256(json.dumps([list(messages), most]).encode()).hexdigest()[:24]
+
+
+async def ask_nobody(messages: Sequence[dict[str, str]], most: int) -> str:
+    """For replays and tests of cases: no model is asked, and what was answered then is the answer. Raises: RuntimeError where nothing was."""
+    answers = ANSWERS.get()
+    answer = answers.known.get(question_id(messages, most)) if answers is not None else None
+    if answer is None:
+        raise RuntimeError("asks a model what was not asked then")
+    return answer
 
 
 async def let_it_speak(_: Sequence[dict[str, str]], __: int) -> str:
@@ -66,7 +90,15 @@ class AskedModel:
         """NeMo's LLMResponse."""
         messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else [_plain(one) for one in prompt]
         most = min(int(more.get("max_tokens") or MOST_TOKENS), MOST_TOKENS)
-        return self._response(content=await self._ask(messages, most))
+        answers = ANSWERS.get()
+        if answers is not None:
+            answers.tokens += (
+                sum(len(message["content"]) for message in messages) // 4 + 1
+            )  # about 4 characters a token
+        answer = await self._ask(messages, most)
+        if answers is not None:
+            answers.known[question_id(messages, most)] = answer
+        return self._response(content=answer)
 
     async def stream_async(self, prompt: Any, *, stop: Sequence[str] | None = None, **more: Any) -> AsyncIterator[Any]:
         """The whole answer as one piece: rails never need less."""

@@ -84,6 +84,11 @@ class Rails:
         return any(rail.stage == "tool" and rail.mode != "off" for rail in self.policy.rails.values())
 
     @property
+    def asking(self) -> frozenset[str]:
+        """The rails that ask a model."""
+        return frozenset(name for name, built in self._built.items() if built.engine == "llm")
+
+    @property
     def checks_passages(self) -> bool:
         return any(rail.stage == "retrieval" and rail.mode != "off" for rail in self.policy.rails.values())
 

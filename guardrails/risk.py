@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -42,6 +43,10 @@ class RiskSettings(_Strict):
 
     def action(self, level: Level) -> RiskAction:
         return {"low": RiskAction(), "elevated": self.elevated, "high": self.high}[level]
+
+    def worst(self, found: Sequence[tuple[float | None, str]]) -> Level:
+        """The highest level among decisions; the declared default where there is none."""
+        return max((self.level(*one) for one in found), key=LEVELS.index, default=self.default)
 
     def level(self, probability: float | None, outcome: str) -> Level:
         """The level of a decision; without a probability (a degraded decision) its outcome alone speaks."""

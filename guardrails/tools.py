@@ -16,11 +16,15 @@ MOST_ARGUMENT_CHARS = 100_000
 
 @dataclass(frozen=True, slots=True)
 class ToolCall:
-    """What a model wants called. ``arguments``: the source of a JSON object. ``declared``: parameter schemas by name, as the request declared them."""
+    """What a model wants called. ``arguments``: the source of a JSON object. ``declared``: parameter schemas by name, as the request declared them.
+
+    ``misfit``: what is wrong with the call itself, where that was found before (a replay has no arguments); None: it is still to be found.
+    """
 
     name: str
     arguments: str
     declared: Mapping[str, Mapping[str, Any]]
+    misfit: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +37,17 @@ class ToolRules:
 
 def fault_of(call: ToolCall, rules: ToolRules) -> str:
     """Why a call may not leave, in words without any argument's value; empty when it may."""
-    if call.name not in call.declared:
-        return "a tool that the request does not declare"
     if rules.allowed and (risk := rules.risks.get(call.name, UNLISTED)) not in rules.allowed:
         return f"a tool of risk '{risk}', and only {', '.join(rules.allowed)} may be called"
+    return misfit_of(call)
+
+
+def misfit_of(call: ToolCall) -> str:
+    """What is wrong with a call under any rules, in words without any argument's value; empty when nothing is."""
+    if call.misfit is not None:
+        return call.misfit
+    if call.name not in call.declared:
+        return "a tool that the request does not declare"
     if len(call.arguments) > MOST_ARGUMENT_CHARS:
         return "arguments of over 100,000 characters"
     try:

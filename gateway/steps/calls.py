@@ -10,12 +10,12 @@ from contextlib import aclosing
 from typing import Any
 
 from gateway.errors import RailUnavailable
-from gateway.steps.reply import rail_result
+from gateway.steps.reply import rail_result, ruling_json
 from gateway.types import ChatRequest, Chunk, Json
 from gateway.wire.texts import is_empty
 from guardrails.rails import Rails
 from guardrails.restore import Restorer
-from guardrails.tools import ToolCall
+from guardrails.tools import ToolCall, misfit_of
 
 
 async def checked_calls(rails: Rails, request: ChatRequest, reply: AsyncGenerator[Chunk]) -> AsyncGenerator[Chunk]:
@@ -31,7 +31,7 @@ async def checked_calls(rails: Rails, request: ChatRequest, reply: AsyncGenerato
                 if (old := delta.pop("function_call", None)) is not None:
                     _grow(held.setdefault(index, {}), -1, {"function": old})
                 if choice.get("finish_reason") and (calls := held.pop(index, None)):
-                    await _release(rails, request, choice, calls)
+                    await _release(rails, request, choice, calls, f"{index}/")
             if not is_empty(chunk):
                 yield chunk
 
@@ -45,14 +45,16 @@ def _grow(calls: dict[int, Json], place: int, piece: Json) -> None:
         call["function"][key] += function.get(key) or ""
 
 
-async def _release(rails: Rails, request: ChatRequest, choice: Chunk, calls: dict[int, Json]) -> None:
+async def _release(rails: Rails, request: ChatRequest, choice: Chunk, calls: dict[int, Json], channel: str) -> None:
     declared = declarations(request.body)
-    for call in calls.values():
+    for place, call in calls.items():
         function = call["function"]
-        ruling = await rails.check_call(
-            ToolCall(function["name"], _as_called(request, function["arguments"]), declared)
-        )
+        called = ToolCall(function["name"], _as_called(request, function["arguments"]), declared)
+        ruling = await rails.check_call(called)
         request.record.rails.extend(map(rail_result, ruling.verdicts))
+        if (recording := request.record.recording) is not None:
+            recording.calls.append({"channel": f"{channel}{place}", "name": called.name, "misfit": misfit_of(called)})
+            recording.rulings.append(ruling_json("tool", f"{channel}{place}", ruling))
         if ruling.kind == "rail_unavailable":
             raise RailUnavailable("A tool call could not be checked, so it was withheld.")
         if ruling.decision == "block":

@@ -12,6 +12,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from gateway.policy_plan import outcome
+from gateway.recorder import EMPTY
 from gateway.settings import SettingsError
 from gateway.steps.guard import Guard
 from gateway.steps.replay import replay
@@ -107,13 +108,10 @@ async def _through(guard: Guard, case: Case) -> tuple[str, str, dict[str, int], 
     ruled = await replay(
         guard,
         {
+            **EMPTY,
             "conversation": redacted,
-            "grounded": [],
             "channels": answered,
             "ended": list(answered),
-            "redacted": {},
-            "refused_redaction": "",
-            "rulings": [],
         },
     )
     got, rail = outcome(ruled)

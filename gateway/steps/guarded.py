@@ -16,16 +16,17 @@ from typing import Any
 from gateway.errors import BadRequest, ContentBlocked, RailUnavailable
 from gateway.policies import PolicyTable
 from gateway.steps.added import CleanedReply, unchecked
-from gateway.steps.calls import checked_calls
+from gateway.steps.calls import checked_calls, declarations
 from gateway.steps.guard import Guard
 from gateway.steps.reply import CheckedReply, heard, rail_result, restored, ruling_json
-from gateway.steps.risk import RiskSource, apply_risk
+from gateway.steps.risk import RiskSource, apply_risk, risk_rulings
 from gateway.types import ChatRequest, Chunk, RailResult, Recording, Route, Span
 from gateway.wire.texts import (
     conversation,
     refuse_unreadable,
     request_texts,
 )
+from guardrails.asked import ANSWERS, Answers
 from guardrails.types import PersonalDataBlocked, RedactionUnavailable, Segment
 from guardrails.verdict import Ruling
 from rag.answer import ground
@@ -52,6 +53,7 @@ class GuardedSteps:
                 record.policy, record.policy_digest = guard.policy.name, guard.policy.digest
                 if route.record_share:
                     record.recording = Recording(route.record_share)
+                    ANSWERS.set(Answers(record.recording.answered))
             try:
                 yield
             finally:
@@ -59,7 +61,7 @@ class GuardedSteps:
                     request.pending.cancel()
                     request.pending.add_done_callback(_heard)
                 if guard is not None and request.record.rails:
-                    request.record.rails.extend(_never_run(guard, request.record.rails))
+                    request.record.rails.extend(_never_run(guard, route, request))
 
     async def redact(self, route: Route, request: ChatRequest) -> None:  # noqa: ARG002
         """Replaces personal data by tokens in every text of the request. Raises: BadRequest, ContentBlocked, RailUnavailable."""
@@ -116,6 +118,8 @@ class GuardedSteps:
         if (recording := request.record.recording) is not None:
             recording.conversation = messages
             recording.rulings.append(ruling_json("input", "", ruling))
+            if ruling.decision != "block" and recording.risk is not None and guard.policy.risk is not None:
+                recording.rulings.extend(risk_rulings(guard.policy.risk, recording.risk))
         if ruling.decision == "block":
             _stop(ruling, request)
         elif ruling.decision == "rewrite" and ruling.text is not None:
@@ -209,12 +213,17 @@ def _heard(task: asyncio.Task[None]) -> None:
 async def _harmless(request: ChatRequest, passages: Sequence[Passage]) -> list[Passage]:
     """The passages that the retrieval rails let through; the others are left out. Raises: RailUnavailable."""
     guard: Guard | None = request.guard
+    recording = request.record.recording
+    if recording is not None:
+        recording.passages = [passage.text for passage in passages]
     if guard is None or not guard.rails.checks_passages:
         return list(passages)
     kept = []
-    for passage in passages:
+    for place, passage in enumerate(passages):
         ruling = await guard.rails.check_passage(passage.text)
         request.record.rails.extend(map(rail_result, ruling.verdicts))
+        if recording is not None:
+            recording.rulings.append(ruling_json("retrieval", str(place), ruling))
         if ruling.kind == "rail_unavailable":
             _stop(ruling, request)
         if ruling.decision != "block":
@@ -233,14 +242,12 @@ def _stop(ruling: Ruling, request: ChatRequest) -> None:
     raise ContentBlocked("The request was blocked by this model's guardrail policy.", code="content_policy_violation")
 
 
-def _never_run(guard: Guard, told: Sequence[RailResult]) -> list[RailResult]:
-    """The input and output rails that have no verdict: the request ended before them, or there was no answer to check."""
-    have = {rail.rail for rail in told}
-    missing = (
-        (name, rail)
-        for name, rail in guard.policy.rails.items()
-        if name not in have and rail.stage in ("input", "output")
-    )
+def _never_run(guard: Guard, route: Route, request: ChatRequest) -> list[RailResult]:
+    """The rails that have no verdict: the request ended before them, or there was nothing to check. Those of passages and calls count
+    where the route has a knowledge base, and where the request declares tools."""
+    have = {rail.rail for rail in request.record.rails}
+    stages = {"input", "output", "retrieval" if route.knowledge else "", "tool" if declarations(request.body) else ""}
+    missing = ((name, rail) for name, rail in guard.policy.rails.items() if name not in have and rail.stage in stages)
     reason = "the request ended before it, or had no text for it"
     return [RailResult(name, rail.stage, "not_run", reason, None, None, 0.0, False) for name, rail in missing]
 

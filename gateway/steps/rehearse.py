@@ -38,7 +38,7 @@ class Rehearsal:
         self._builder = GuardBuilder(
             _remembering(embedder.embed) if embedder else None,
             timed=False,
-            ask=ask_nobody,
+            ask=ask_nobody if self._settings.guard_model.model else None,
             actions=self._settings.policy_store.actions_dir,
         )
         return self
@@ -106,14 +106,22 @@ class Rehearsal:
 
 
 def _line(recorded: Json, ruling: Json, verdict: Json) -> Json:
-    said = [m["content"] for m in recorded["conversation"] if m["role"] == "user"]
-    text = (
-        "".join(recorded["channels"].get(ruling["channel"], ())) if ruling["stage"] == "output" else (said or [""])[-1]
-    )
+    text = _text_of(recorded, ruling["stage"], ruling["channel"])
     names = ("rail", "outcome", "score", "threshold", "enforced", "reason", "duration_ms")
     return {"stage": ruling["stage"], "channel": ruling["channel"], "text": text} | {
         name: verdict[name] for name in names
     }
+
+
+def _text_of(recorded: Json, stage: str, channel: str) -> str:
+    """What a stage read, as the recording holds it."""
+    if stage == "output":
+        return "".join(recorded["channels"].get(channel, ()))
+    if stage == "retrieval":
+        return str(recorded["passages"][int(channel)])
+    if stage == "tool":
+        return next((f"{call['name']}(...)" for call in recorded["calls"] if call["channel"] == channel), "")
+    return next((str(m["content"]) for m in reversed(recorded["conversation"]) if m["role"] == "user"), "")
 
 
 async def _all(recordings: Sequence[Json], one: Callable[[Json], Awaitable[Json]]) -> list[Json]:

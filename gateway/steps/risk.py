@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from typing import Any, Protocol
 
-from gateway.types import ChatRequest, RailResult
-from guardrails.risk import Level, RiskSettings
+from gateway.types import ChatRequest, Json, RailResult
+from guardrails.risk import RiskAction, RiskSettings
+
+Found = Sequence[tuple[float | None, str]]
+RAIL = "fraud-risk"
 
 
 class RiskSource(Protocol):
@@ -23,7 +27,8 @@ class RiskSource(Protocol):
 async def apply_risk(settings: RiskSettings, source: RiskSource | None, request: ChatRequest) -> None:
     """Changes the request as its caller's risk demands: fewer tools, values that stay masked, or an answer by a person."""
     begun = time.perf_counter()
-    level, reason, score = await _level(settings, source, request)
+    found, reason = await _found(settings, source, request)
+    level = settings.worst(found)
     action = settings.action(level)
     tools = _without(request, frozenset(action.refuse_tools))
     request.keep_masked = action.keep_masked
@@ -36,34 +41,50 @@ async def apply_risk(settings: RiskSettings, source: RiskSource | None, request:
     ]
     words = ", ".join(part for part in (f"{level} ({reason})", *done) if part)
     outcome = "block" if action.hand_off else "rewrite" if tools or action.keep_masked else "pass"
+    if (recording := request.record.recording) is not None:
+        recording.risk = {"found": list(found)}
     if reason not in ("scored", "nobody named"):
         outcome = "not_run" if outcome == "pass" else outcome
     took_s = time.perf_counter() - begun
-    request.record.rails.append(
-        RailResult("fraud-risk", "input", outcome, words, score, settings.high_at, took_s, True)
-    )
+    score = _score(found)
+    request.record.rails.append(RailResult(RAIL, "input", outcome, words, score, settings.high_at, took_s, True))
 
 
-async def _level(
-    settings: RiskSettings, source: RiskSource | None, request: ChatRequest
-) -> tuple[Level, str, float | None]:
+def action_at(settings: RiskSettings, risk: Json) -> RiskAction:
+    """What a policy does at the risk that a recording holds."""
+    return settings.action(settings.worst(risk["found"]))
+
+
+def risk_rulings(settings: RiskSettings, risk: Json) -> list[Json]:
+    """That a person takes over, as a recording holds what a stage ruled; nothing where the model is asked."""
+    words = action_at(settings, risk).hand_off
+    if not words:
+        return []
+    score, limit = _score(risk["found"]), settings.high_at
+    verdict = {"rail": RAIL, "outcome": "block", "enforced": True, "score": score, "threshold": limit}
+    ruling = {"stage": "risk", "channel": "", "decision": "block", "kind": "content", "respond": "refusal"}
+    return [{**ruling, "text": words, "verdicts": [{**verdict, "reason": "", "duration_ms": 0.0}]}]
+
+
+def _score(found: Found) -> float | None:
+    return max((probability or 0.0 for probability, _ in found), default=None)
+
+
+async def _found(settings: RiskSettings, source: RiskSource | None, request: ChatRequest) -> tuple[Found, str]:
+    """What is known of those whom the request names, and in a word why nothing is."""
     subjects = _subjects(request)
     if not subjects:
-        return settings.default, "nobody named", None
+        return [], "nobody named"
     if source is None:
-        return settings.default, "no fraud service", None
+        return [], "no fraud service"
     try:
         async with asyncio.timeout(settings.deadline_ms / 1000):
             found = [one for subject in subjects if (one := await source.risk(subject)) is not None]
     except TimeoutError:
-        return settings.default, "past the deadline", None
+        return [], "past the deadline"
     except OSError:
-        return settings.default, "fraud service away", None
-    if not found:
-        return settings.default, "nothing known", None
-    levels: list[Level] = [settings.level(*one) for one in found]
-    worst = max(levels, key=("low", "elevated", "high").index)
-    return worst, "scored", max((probability or 0.0 for probability, _ in found), default=None)
+        return [], "fraud service away"
+    return found, "scored" if found else "nothing known"
 
 
 def _subjects(request: ChatRequest) -> list[str]:

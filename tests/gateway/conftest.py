@@ -104,7 +104,8 @@ async def running(settings: configuration.Settings, file: Path | None = None) ->
             raise RuntimeError("the gateway did not start")
         await asyncio.sleep(0)
     try:
-        async with aiohttp.ClientSession(headers={"authorization": f"Bearer {KEY}"}) as session:
+        connector = aiohttp.TCPConnector(keepalive_timeout=2)  # the server gives up idle connections after 5 s
+        async with aiohttp.ClientSession(headers={"authorization": f"Bearer {KEY}"}, connector=connector) as session:
             yield Gateway(f"http://127.0.0.1:{port}", session)
     finally:
         server.should_exit = True
