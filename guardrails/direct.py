@@ -19,7 +19,7 @@ from guardrails.policy import Policy, PolicyError, RailSettings
 from guardrails.tools import ToolRules, fault_of
 
 DEFAULT_THRESHOLD = 0.5
-_NEEDS_VECTORS = frozenset({"harm", "indirect", "injection", "topic", "toxicity"})
+_NEEDS_VECTORS = frozenset({"harm", "indirect", "injection", "promises", "topic", "toxicity"})
 
 
 class Scorer(Protocol):

@@ -16,7 +16,7 @@ from guardrails.claim import COSTS, Claim, claim_of, refuse_impossible
 from guardrails.detectors.reading import Reading
 from guardrails.direct import DirectRail, build_direct
 from guardrails.nemo.build import Rail, build_rails
-from guardrails.nemo.checks import Check
+from guardrails.nemo.checks import Check, NemoRail
 from guardrails.nemo.embeddings import Embed
 from guardrails.policy import Policy, PolicyError, RailSettings
 from guardrails.tools import ToolCall
@@ -181,7 +181,8 @@ class Rails:
             limit_s, late = left, f"the policy's budget of {self.policy.budget_ms} ms was spent"
         try:
             built = self._built[name]
-            if not isinstance(built, DirectRail) or (check := built.at_once(reading)) is None:
+            check = self._at_once(built, reading)
+            if check is None:
                 async with asyncio.timeout(limit_s if self._timed else None):
                     check = await (
                         built.check(messages, reading)
@@ -193,6 +194,12 @@ class Rails:
         except Exception as error:  # noqa: BLE001 (whatever a rail raises: it did not run, and its fail mode decides)
             return self._not_run(name, rail, f"raised {type(error).__name__}", started)
         return self._verdict(name, rail, check, self._clock() - started)
+
+    def _at_once(self, built: Rail | DirectRail, reading: Reading) -> Check | None:
+        """What a rail says without waiting for anything; None where it has to."""
+        if isinstance(built, DirectRail):
+            return built.at_once(reading)
+        return built.at_once(reading.text) if isinstance(built, NemoRail) else None
 
     def _verdict(self, name: str, rail: RailSettings, check: Check, duration_s: float) -> Verdict:
         outcome = {"passed": Outcome.PASS, "modified": Outcome.REWRITE, "blocked": Outcome.BLOCK}[check.status]

@@ -74,8 +74,8 @@ class Cascade:
         """Probability of each label, shape (k,), if it is remembered or n-grams alone find the text harmless; else None."""
         if (known := self._known.get(reading.digest)) is not None:
             return known
-        harmless = self._harmless(self._pieces(reading))
-        return None if harmless is None else self._known.keep(reading.digest, _probabilities(harmless))
+        passed = self._harmless(self._pieces(reading))
+        return None if passed is None else self._known.keep(reading.digest, _probabilities(passed))
 
     async def scores(self, reading: Reading) -> Vector:
         """Probability of each label, shape (k,). Raises: RuntimeError in doubt without embeddings."""
@@ -86,8 +86,8 @@ class Cascade:
     async def logits(self, reading: Reading) -> Vector:
         """Of each label, shape (k,); 0 is where a text of the kind that it was fitted on starts to be flagged."""
         pieces = self._pieces(reading)
-        if (harmless := self._harmless(pieces)) is not None:
-            return harmless
+        if (passed := self._harmless(pieces)) is not None:
+            return passed
         self.asked += 1
         places = np.argsort(-pieces.max(axis=1), kind="stable")[:READ_PIECES]
         heads = self.head(await reading.vectors(places.tolist()), pieces[places])
@@ -108,7 +108,7 @@ class Cascade:
     def _harmless(self, pieces: Vector) -> Vector | None:
         """The logits of a text without a doubtful piece."""
         over = (pieces - self._doubt).max(axis=0)
-        return None if over.max() >= 0 else np.asarray(HARMLESS + np.maximum(over, -10) / 5, dtype=np.float32)
+        return None if over.max() >= 0 else harmless(over).astype(np.float32)
 
     def head(self, vectors: Vector, logits: Vector) -> Vector:
         """Logits of the head for pieces, shape (n, k)."""
@@ -116,6 +116,11 @@ class Cascade:
         features = np.hstack([vectors * np.float32(vectors.shape[1] ** 0.5), 2 * np.tanh(logits / 4)])
         out: Vector = np.maximum(features @ w1 + b1, 0) @ w2 + b2
         return out
+
+
+def harmless(over: NDArray[Any]) -> NDArray[Any]:
+    """Logits of texts that n-grams alone find harmless, in the order of what they are short of doubt (``over``, below 0)."""
+    return np.asarray(HARMLESS + np.maximum(over, -10) / 5)
 
 
 def _probabilities(logits: Vector) -> Vector:

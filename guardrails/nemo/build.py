@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -117,8 +118,14 @@ class _Builder:
         self.config.models = []  # no rail reaches for a vendor by itself; those that ask a model ask ours
         engine = None if asking else _fast_engine(self.config)
         if engine is not None:
-            return NemoRail("iorails", engine, rail_type, self.rail)
+            return NemoRail("iorails", engine, rail_type, self.rail, self._patterns())
         return NemoRail("llm" if asking else "colang", self._runtime(self.ask), rail_type, self.rail)
+
+    def _patterns(self) -> Sequence[re.Pattern[str]]:
+        """What NeMo's own rail of patterns looks for; nothing for another rail."""
+        detection = self.config.rails.config.regex_detection
+        options = getattr(detection, self.rail.stage, None) if self.flow == f"regex check {self.rail.stage}" else None
+        return () if options is None else tuple(options.compiled_patterns)
 
     def _of_colang_2(self) -> FlowRail:
         from nemoguardrails.colang import parse_colang_file

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from guardrails.detectors.cascade import HARMLESS
+from guardrails.detectors.cascade import HARMLESS, harmless
 from guardrails.train.cascade import Floats, balanced
 from guardrails.train.fit import Mask, Scores, Trainer
 
@@ -40,12 +40,12 @@ def operating_points(trainer: Trainer, scores: Scores, limits: list[Limits], ask
         one, logits[:, k] = _one_label(trainer, best[:, k], features[:, k], trainer.labels[:, k], limit)
         for name, value in one.items():
             kept[name].append(value)
-    doubted = np.zeros(len(best), dtype=bool)
-    np.logical_or.at(doubted, trainer.corpus.owner, (scores.pieces >= doubt).any(axis=1))
-    heard = best[:, 0] > -30
+    over = np.full_like(best, -np.inf)
+    np.maximum.at(over, trainer.corpus.owner, scores.pieces - doubt)
+    read = (over.max(axis=1) >= 0) & (best[:, 0] > -30)
     return Points(
         {**{name: np.array(values) for name, values in kept.items()}, "doubt": doubt},
-        np.where((doubted & heard)[:, None], logits, HARMLESS),
+        np.where(read[:, None], logits, harmless(np.minimum(over, 0))),
     )
 
 

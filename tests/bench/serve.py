@@ -1,6 +1,6 @@
-"""A gateway for a side-by-side benchmark: `python -m tests.bench.serve passthrough|full [--port 19130] [--upstream URL]`.
+"""A gateway for a side-by-side benchmark: `python -m tests.bench.serve passthrough|full|rails [--port 19130] [--upstream URL]`.
 
-passthrough: keys, limits, metrics and 100 % tracing on, no policy. full: the same under the shipped policy, names included; its rails run but only watch, since the kit's prompt is no caller's. Redis and the sink
+passthrough: keys, limits, metrics and 100 % tracing on, no policy. full: the same under the shipped policy, names included; its rails run but only watch, since the kit's prompt is no caller's. rails: as full, without the name model. Redis and the sink
 that takes the traces run as processes of other sessions on the last core, so that what is measured is the gateway. The mock models of the
 benchmark kit are routed by their names.
 """
@@ -29,7 +29,7 @@ MODELS = ["mock", *(f"mock-{fault}" for fault in ("500", "429", "garbage", "html
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("profile", choices=["passthrough", "full", "sink"])
+    parser.add_argument("profile", choices=["passthrough", "full", "rails", "sink"])
     parser.add_argument("--port", type=int, default=19130)
     parser.add_argument("--upstream", default="http://127.0.0.1:19001/v1")
     chosen = parser.parse_args()
@@ -63,7 +63,7 @@ def serve(profile: str, port: int, upstream: str) -> None:
     from gateway import settings
 
     os.environ["CALLGATE_KEY_SECRET"] = SECRET
-    guarded = profile == "full"
+    guarded = profile in ("full", "rails")
     data: dict[str, Any] = {
         "server": {"port": port},
         "redis": {"url": f"redis://127.0.0.1:{port + 1}/0"},
@@ -90,6 +90,8 @@ def serve(profile: str, port: int, upstream: str) -> None:
             written = yaml.safe_load(policy.read_text())
             for rail in written["rails"].values():
                 rail["mode"] = "monitor"  # they run, and the kit's prompt, which is no caller's, still passes
+            if profile == "rails":
+                written["redaction"]["ner"] = "off"
             policy.write_text(yaml.safe_dump(written, sort_keys=False))
             data["policies"] = {"call-centre": str(watching)}
         path = Path(folder) / "callgate.yaml"
