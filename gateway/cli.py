@@ -17,6 +17,7 @@ from typing import Annotated, Any, NoReturn, TypeVar
 import typer
 
 from gateway import settings as configuration
+from gateway.audit.cli import HELP, leak_audit
 from gateway.policy_cli import build_policy, explain
 from gateway.settings import Settings, SettingsError
 
@@ -46,6 +47,7 @@ def build() -> typer.Typer:
     app.add_typer(keys, name="keys")
     app.add_typer(build_policy(), name="policy")
     app.command()(explain)
+    app.command(name="leak-audit", help=HELP)(leak_audit)
     moving = typer.Typer(
         no_args_is_help=True, help="Settings: carried over from other gateways, and shared by all replicas."
     )

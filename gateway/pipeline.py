@@ -97,6 +97,7 @@ class Pipeline:
         async with await self.reserve(caller, request, call) as meter:
             with self._steps.pin(route, request):
                 await self._steps.redact(route, request)
+                request.record.parameters = {name: request.body[name] for name in _PARAMETERS if name in request.body}
                 await self._steps.check_input(route, request)
                 await self._steps.ground(route, request)
                 reply = meter(self._steps.redact_answer(route, request, self.call(route, request)))
@@ -202,7 +203,6 @@ class Pipeline:
             }  # so that what was used is known, also when the caller did not ask
         request.deadline = self._clock() + route.deadline_s
         request.record.route = route.model
-        request.record.parameters = {name: body[name] for name in _PARAMETERS if name in body}
         return route
 
     async def reserve(self, caller: Caller, request: ChatRequest, call: Call) -> Meter:

@@ -90,6 +90,16 @@ class RedisStore:
         """Raises: StoreError."""
         return await self.bounded(cast("Awaitable[list[bytes | None]]", self._redis.mget(names)))
 
+    async def everything(self) -> AsyncIterator[bytes]:
+        """Every key with all that it holds, for who looks for what must not be there. Not for a big store. Raises: StoreError."""
+        read = {b"string": ("GET",), b"hash": ("HGETALL",), b"list": ("LRANGE", "0", "-1"), b"set": ("SMEMBERS",)}
+        read |= {b"zset": ("ZRANGE", "0", "-1"), b"stream": ("XRANGE", "-", "+")}
+        async for key in self._redis.scan_iter(count=500):
+            kind = await self.bounded(cast(Awaitable[bytes], self._redis.execute_command("TYPE", key)))  # type: ignore[no-untyped-call]
+            command, *bounds = read.get(kind, ("DUMP",))
+            held = await self.bounded(cast(Awaitable[Any], self._redis.execute_command(command, key, *bounds)))  # type: ignore[no-untyped-call]
+            yield b" ".join([key, *_flat(held)])
+
     async def delete_from_hash(self, name: str, key: str) -> bool:
         """Whether there was such a key. Raises: StoreError."""
         return bool(await self.bounded(cast(Awaitable[int], self._redis.hdel(name, key))))
@@ -106,6 +116,14 @@ class RedisStore:
 
     async def aclose(self) -> None:
         await self._redis.aclose()  # type: ignore[attr-defined]  # newer than the stubs
+
+
+def _flat(value: Any) -> list[bytes]:
+    if isinstance(value, dict):
+        value = [part for pair in value.items() for part in pair]
+    if isinstance(value, (list, tuple, set)):
+        return [part for item in value for part in _flat(item)]
+    return [value if isinstance(value, bytes) else str(value).encode()]
 
 
 class RedisScript:

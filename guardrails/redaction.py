@@ -294,6 +294,8 @@ def _located(item: Finding, view: View) -> list[Finding]:
     if view.starts is None:
         return [item]
     cuts = [joint for joint in view.joints if item.start <= joint < item.end] if view.joints else []
+    if not cuts and view.in_a_name(item.start):
+        return []
     if not cuts:
         return [Finding(item.kind, *view.original(item.start, item.end), item.score, item.reason)]
     pieces, start = [], item.start

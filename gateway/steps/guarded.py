@@ -88,7 +88,7 @@ class GuardedSteps:
             ) from None
         for slot, text in zip(slots, redaction.texts, strict=True):
             if text != slot.text:
-                slot.write(_participant(text) if slot.key == "name" else text)
+                slot.write(text)
         request.tokens, request.said = redaction.tokens, redaction.said
         record = request.record
         record.redacted = dict(redaction.counts)
@@ -123,12 +123,8 @@ class GuardedSteps:
         if ruling.decision == "block":
             _stop(ruling, request)
         elif ruling.decision == "rewrite" and ruling.text is not None:
-            slots = [
-                slot
-                for slot in request_texts(request)
-                if slot.role == "user" and slot.key in ("content", "text", "prompt")
-            ]
-            slots[-1].write(ruling.text)
+            turns = [slot for slot in request_texts(request) if slot.role == "user" and slot.prose]
+            turns[-1].write(ruling.text)
             request.rewritten = True
 
     async def ground(self, route: Route, request: ChatRequest) -> None:
@@ -254,11 +250,6 @@ def _never_run(guard: Guard, route: Route, request: ChatRequest) -> list[RailRes
 
 def _not_run(rail: str, reason: str) -> RailResult:
     return RailResult(rail, "input", "not_run", reason, None, None, 0.0, True)
-
-
-def _participant(text: str) -> str:
-    """A redacted name of a participant, in the alphabet that the field allows."""
-    return "".join(c for c in text if c.isascii() and (c.isalnum() or c in "_-"))
 
 
 def _redaction_span(begun_ns: int, counts: Mapping[str, int], not_checked: tuple[str, ...]) -> Span:

@@ -12,41 +12,52 @@ from typing import Any, Literal
 
 from gateway.errors import BadRequest
 from gateway.types import ChatRequest, Chunk, Json
+from gateway.wire.documents import Document, Participant, Text, declared, unknown
 
 Form = Literal["plain", "json"]
 
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """One text of a request: ``holder[key]``. ``form`` json: the text is itself a JSON document."""
+    """One text of a request, and who says it. ``form`` json: the text is itself a JSON document. ``prose``: a turn that rails may rewrite."""
 
-    holder: Any
-    key: Any
+    where: Text | Document
     role: str
     form: Form = "plain"
+    prose: bool = False
 
     @property
     def text(self) -> str:
-        text: str = self.holder[self.key]
-        return text
+        return self.where.text
 
     def write(self, text: str) -> None:
-        self.holder[self.key] = text
+        self.where.write(text)
 
 
 def request_texts(request: ChatRequest) -> list[Slot]:
-    """Every text of a request that a person may have written, in the order of the conversation."""
+    """Every text of a request that a person may have written: what does not grow with a conversation first, then the conversation in its order."""
     body = request.body
-    slots = list(_messages(body) if request.endpoint == "chat" else _prompts(body, _PROMPT[request.endpoint]))
-    slots.extend(
-        Slot(body, key, "user")
-        for key in ("user", "safety_identifier", "prompt_cache_key")
-        if type(body.get(key)) is str
-    )
-    metadata = body.get("metadata")
-    if type(metadata) is dict:
-        slots.extend(Slot(metadata, key, "user") for key in metadata)
+    slots = [Slot(text, "system") for text in declared(body)]
+    slots += [Slot(document, "user", "json") for document in unknown(body)]
+    slots += [Slot(Document(body, ("metadata",)), "user", "json")] if body.get("metadata") else []
+    slots += _words_to_stop_at(body)
+    slots += [_slot(body, key, "user") for key in _ABOUT_THE_CALLER if type(body.get(key)) is str]
+    slots += _messages(body) if request.endpoint == "chat" else _prompts(body, _PROMPT[request.endpoint])
     return slots
+
+
+_ABOUT_THE_CALLER = ("user", "safety_identifier", "prompt_cache_key")
+
+
+def _slot(holder: Any, key: Any, role: str, form: Form = "plain", *, prose: bool = False) -> Slot:
+    return Slot(Text(holder, key), role, form, prose)
+
+
+def _words_to_stop_at(body: Json) -> list[Slot]:
+    stop = body.get("stop")
+    if type(stop) is list:
+        return [_slot(stop, place, "user") for place in range(len(stop))]
+    return [_slot(body, "stop", "user")] if type(stop) is str else []
 
 
 def _messages(body: Json) -> Iterator[Slot]:
@@ -54,29 +65,38 @@ def _messages(body: Json) -> Iterator[Slot]:
         role = message["role"]
         content = message.get("content")
         if type(content) is str:
-            yield Slot(message, "content", role)
+            yield _slot(message, "content", role, _form_of_content(role, content), prose=True)
         elif content:
             yield from _parts(content, role)
-        for key in ("refusal", "reasoning_content", "name"):
+        for key in ("refusal", "reasoning_content"):
             if type(message.get(key)) is str:
-                yield Slot(message, key, role)
+                yield _slot(message, key, role)
+        if type(message.get("name")) is str:
+            yield Slot(Participant(message, "name"), role)
         calls = [call.get("function") for call in message.get("tool_calls") or ()]
         for function in (*calls, message.get("function_call")):
             if type(function) is dict and type(function.get("arguments")) is str:
-                yield Slot(function, "arguments", role, "json")
+                yield _slot(function, "arguments", role, "json")
     prediction = body.get("prediction")
     if type(prediction) is dict and type(prediction.get("content")) is str:
-        yield Slot(prediction, "content", "assistant")
+        yield _slot(prediction, "content", "assistant")
+    elif type(prediction) is dict and type(prediction.get("content")) is list:
+        yield from _parts(prediction["content"], "assistant")
+
+
+def _form_of_content(role: str, content: str) -> Form:
+    """What a tool gives is often a document, in which names of fields tell what a value is."""
+    return "json" if role in ("tool", "function") and content.lstrip()[:1] in ("{", "[") else "plain"
 
 
 def _parts(parts: list[Json], role: str) -> Iterator[Slot]:
     for part in parts:
         for key in ("text", "refusal"):
             if type(part.get(key)) is str:
-                yield Slot(part, key, role)
+                yield _slot(part, key, role, _form_of_content(role, part[key]), prose=key == "text")
         file = part.get("file")
         if type(file) is dict and type(file.get("filename")) is str:
-            yield Slot(file, "filename", role)
+            yield _slot(file, "filename", role)
 
 
 _PROMPT = {"completion": "prompt", "embedding": "input"}
@@ -85,11 +105,11 @@ _PROMPT = {"completion": "prompt", "embedding": "input"}
 def _prompts(body: Json, key: str) -> Iterator[Slot]:
     prompt = body[key]
     if type(prompt) is str:
-        yield Slot(body, key, "user")
+        yield _slot(body, key, "user", prose=True)
     else:
-        yield from (Slot(prompt, index, "user") for index in range(len(prompt)))
+        yield from (_slot(prompt, index, "user") for index in range(len(prompt)))
     if type(body.get("suffix")) is str:
-        yield Slot(body, "suffix", "user")
+        yield _slot(body, "suffix", "user")
 
 
 def refuse_unreadable(body: Json) -> None:
