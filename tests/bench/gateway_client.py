@@ -77,9 +77,9 @@ async def first_answer(url: str, within_s: float) -> float:
     raise TimeoutError(f"no answer from {url} within {within_s} s")
 
 
-async def saturate(url: str, seconds: float, connections: int, *, fresh: bool = False) -> int:
-    """A closed loop on so many connections: the number of answers. ``fresh``: every turn is a new one."""
-    rng = random.Random(7)
+async def saturate(url: str, seconds: float, connections: int, *, fresh: bool = False, seed: int = 7) -> int:
+    """A closed loop on so many connections: the number of answers. ``fresh``: every turn is a new one, unless the seed was used before."""
+    rng = random.Random(seed)
     host, port, sent = request(url)
     until, answers = time.monotonic() + seconds, 0
 

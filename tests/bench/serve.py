@@ -75,7 +75,7 @@ def serve(profile: str, port: int, upstream: str) -> None:
             {
                 "name": name,
                 "policy": "call-centre" if guarded else None,
-                "deadline_s": 5,
+                "deadline_s": 30,
                 "attempts": 1,
                 "deployments": [{"name": name, "base_url": upstream, "model": name}],
             }

@@ -1,0 +1,140 @@
+"""Where the time of a request goes: `python -m tests.bench.gateway_profile passthrough|full`, a table of microseconds by step.
+
+The CPU of each thread is read from /proc under load. What the main thread did with its own is told by a sampling profiler (py-spy) under the
+same load: each sample counts for the innermost function that belongs to a step of the table below. Other threads have one step each.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from tests.bench.bench_gateway import MOCK, MOCK_PORT
+from tests.bench.gateway_client import first_answer, saturate
+from tests.bench.processes import TICKS, session
+
+URL = "http://127.0.0.1:19130/v1/chat/completions"
+CONNECTIONS = 8
+LOOP, PERSONAL = "event loop and system calls", "finding personal data but names"
+STEPS = {
+    "HTTP towards callers": ("gateway/http_server.py", "uvicorn/"),
+    "keys and limits": ("gateway/auth.py", "gateway/limits.py", "gateway/stores.py", "redis/"),
+    "reading and checking the body": ("gateway/wire/parse.py", "gateway/wire/schemas.py"),
+    "choosing a backend, its breaker": ("gateway/routing.py", "gateway/balance.py", "gateway/breaker.py", "gateway/fleet.py"),
+    "HTTP towards backends": ("gateway/http_client.py", "gateway/upstream.py", "gateway/wire/sse.py"),
+    "the answer's shape": ("gateway/wire/replies.py", "gateway/wire/texts.py"),
+    PERSONAL: ("guardrails/redaction.py", "guardrails/changing.py", "guardrails/tokens.py", "phonenumbers/",
+               *(f"guardrails/detectors/{name}" for name in ("names", "view", "spoken", "pattern", "checks", "merge", "numbers", "contacts", "asked"))),
+    "what a model adds, and restoring": ("guardrails/added.py", "guardrails/restore.py", "gateway/steps/added.py", "gateway/steps/reply.py"),
+    "rails": ("guardrails/", "gateway/steps/", "serving/embedding/"),
+    "metrics": ("gateway/metrics.py", "gateway/tally.py", "prometheus_client/"),
+    "traces": ("gateway/telemetry.py", "gateway/otlp.py"),
+    "log lines": ("gateway/request_log.py", "structlog/"),
+    "the road itself": ("gateway/pipeline.py", "gateway/asgi.py", "gateway/app.py", "gateway/types.py"),
+    LOOP: ("asyncio/", "uvloop/"),
+}  # fmt: skip
+MAIN = "MainThread"
+THREADS = {
+    "names": "finding names",
+    "embedding": "sentence encoder",
+}  # by how their names begin; the others are the event loop's
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("profile", choices=["passthrough", "full"])
+    parser.add_argument("--seconds", type=int, default=20)
+    chosen = parser.parse_args()
+    fresh = chosen.profile == "full"
+    os.sched_setaffinity(0, {(os.cpu_count() or 1) - 1})
+    with session(MOCK):
+        asyncio.run(first_answer(f"http://127.0.0.1:{MOCK_PORT}/v1/chat/completions", 10))
+        command = [sys.executable, "-m", "tests.bench.serve", chosen.profile]
+        with session(command, before=lambda: os.sched_setaffinity(0, {0})) as pid:
+            asyncio.run(first_answer(URL, 90))
+            asyncio.run(saturate(URL, 2.0, CONNECTIONS, fresh=fresh, seed=1))
+            cpu_us = by_thread(pid, chosen.seconds, fresh=fresh)
+            stacks = sampled(pid, chosen.seconds, fresh=fresh)
+    show(chosen.profile, by_step(cpu_us, stacks))
+
+
+def by_thread(pid: int, seconds: float, *, fresh: bool) -> dict[int, float]:
+    """Microseconds of CPU a request, by the system's number of the thread."""
+    before = thread_cpu_s(pid)
+    answers = asyncio.run(saturate(URL, seconds, CONNECTIONS, fresh=fresh, seed=2))
+    return {thread: (spent - before.get(thread, 0.0)) / answers * 1e6 for thread, spent in thread_cpu_s(pid).items()}
+
+
+def thread_cpu_s(pid: int) -> dict[int, float]:
+    """User and system seconds of each thread of a process so far."""
+    spent: dict[int, float] = {}
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        fields = (task / "stat").read_text().rpartition(")")[2].split()
+        spent[int(task.name)] = (int(fields[11]) + int(fields[12])) / TICKS
+    return spent
+
+
+def sampled(pid: int, seconds: int, *, fresh: bool) -> list[str]:
+    """What py-spy saw under load: lines such as ``thread (77): name;outer (path:line);inner (path:line) 12``."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "stacks"
+        spy = [str(Path(sys.executable).with_name("py-spy")), "record", "--pid", str(pid), "--duration", str(seconds)]
+        spy += ["--rate", "250", "--threads", "--format", "raw", "--full-filenames", "--output", str(out)]
+        sampling = subprocess.Popen(spy, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        asyncio.run(saturate(URL, seconds + 1.0, CONNECTIONS, fresh=fresh, seed=3))
+        if sampling.wait(60):
+            sys.exit("py-spy could not look at the gateway: it needs the right to trace (root, or ptrace_scope 0)")
+        return out.read_text().splitlines()
+
+
+def by_step(cpu_us: Mapping[int, float], stacks: Iterable[str]) -> dict[str, float]:
+    """Microseconds a request by step."""
+    names: dict[int, str] = {}
+    samples: Counter[str] = Counter()
+    for line in stacks:
+        stack, _, count = line.rpartition(" ")
+        thread, *frames = stack.split(";")
+        number, _, name = thread.removeprefix("thread (").partition("): ")
+        names[int(number)] = name
+        if name == MAIN:
+            samples[step_of(frames)] += int(count)
+    told: dict[str, float] = dict.fromkeys(samples, 0.0)
+    for thread_number, spent_us in cpu_us.items():
+        name = names.get(thread_number, "")
+        if name == MAIN:
+            shares = {step: count / samples.total() for step, count in samples.items()}
+        else:
+            shares = {next((step for start, step in THREADS.items() if name.startswith(start)), LOOP): 1.0}
+        for step, share in shares.items():
+            told[step] = told.get(step, 0.0) + share * spent_us
+    return told
+
+
+def step_of(frames: list[str]) -> str:
+    for frame in reversed(frames):
+        for step, places in STEPS.items():
+            if any(place in frame for place in places):
+                return step
+    return "everything else"
+
+
+def show(profile: str, told: Mapping[str, float]) -> None:
+    total = sum(told.values())
+    table = Table("step", "µs a request", "share", title=f"{profile}: {total:,.0f} µs of CPU a request")
+    for step, spent_us in sorted(told.items(), key=lambda each: -each[1]):
+        table.add_row(step, f"{spent_us:,.0f}", f"{spent_us / total:.1%}")
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()
