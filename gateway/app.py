@@ -125,7 +125,7 @@ async def _lifespan(
             request_log=_request_log(settings, stack),
         )
         app.state.metrics = metrics
-        app.state.policies, app.state.admin_token = life, configuration.admin_token(settings.policy_store)
+        app.state.policies, app.state.admin_tokens = life, configuration.admin_tokens(settings.policy_store)
         if file is not None:
             reloader = _reloader(file, settings, router, keys, hosted is not None, metrics, store)
             app.state.reload = reloader.now

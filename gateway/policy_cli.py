@@ -36,7 +36,7 @@ def build_policy() -> typer.Typer:
         no_args_is_help=True,
         help="Policies: checked, tested, planned on recorded traffic, applied everywhere or nowhere.",
     )
-    for command in (check, plan, approve, apply, rollback, history, diff):
+    for command in (check, plan, approve, apply, rollback, adopt, history, diff):
         app.command()(command)
     app.command("test")(run_cases)
     return app
@@ -216,6 +216,30 @@ def rollback(
     with open_session(config) as at:
         done = run(work)
     _show(done, as_json)
+
+
+def adopt(
+    name: Annotated[str, typer.Argument(help="The policy's name in the settings.")],
+    config: Config = CONFIG,
+    by: By = "",
+) -> None:
+    """Make the version of these files and this image the one to start with, without a plan, while no gateway follows the store."""
+    from gateway.policy_session import fail, open_session, run
+    from gateway.steps.versions import read_version
+
+    async def work() -> dict[str, Any]:
+        version = read_version(at.settings.policies[name], at.settings.policy_store.actions_dir)
+        async with at.desk() as desk:
+            return await desk.adopt(name, version.row(time.time(), who), who)
+
+    who = by or getpass.getuser()
+    with open_session(config) as at:
+        if name not in at.settings.policies:
+            fail(f"no policy '{name}' in the settings; there is: {', '.join(at.settings.policies)}")
+        done = run(work)
+    print(
+        f"{name}: {done['previous'][:12] or 'nothing'} -> {done['digest'][:12]}, for gateways that start from here on"
+    )
 
 
 def _show(done: dict[str, Any], as_json: bool) -> None:

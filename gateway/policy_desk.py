@@ -1,18 +1,20 @@
 """Plans are made, approved, applied and rolled back here: the rules of a change, for the command line and for /admin alike.
 
 A plan belongs to exactly two digests. It is applied only while the one runs, while it is fresh, within its limits, and, with four eyes, when
-somebody else has approved it. Who somebody is, is the caller's word on the command line; the gateway's own log and history keep it.
+somebody else has approved it. Who somebody is, is the caller's word on the command line and the token's name at /admin; the history keeps it.
+What a plan keeps holds no text: examples name their requests, whose recordings are sealed.
 """
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
 
-from gateway.policy_follow import ApplyRefused, Bundle, Coordinator
+from gateway.policy_follow import Bundle, Coordinator
 from gateway.policy_plan import breaches
 from gateway.policy_settings import PlanLimits, PolicyStoreSettings
 from gateway.sql import Database
@@ -25,7 +27,7 @@ class Refused(Exception):
 
 
 class Desk:
-    """The rules, over the store of versions and the pointer. Blocking where it asks the database. ``now`` is UNIX seconds."""
+    """The rules, over the store of versions and the pointer. What is no coroutine blocks. ``now`` is UNIX seconds."""
 
     def __init__(
         self,
@@ -64,10 +66,22 @@ class Desk:
                 "at": whole["at"],
                 "by": by,
                 "approved_by": "",
-                "report": whole,
+                "report": _without_texts(whole),
             }
         )
         return whole
+
+    def history(self, name: str) -> list[Json]:
+        """Every activation, newest first. Raises: DatabaseError."""
+        return [dict(row) for row in self._database.history(name)]
+
+    def plans(self, name: str) -> list[Json]:
+        """The newest plans of a policy, without their reports. Raises: DatabaseError."""
+        kept = ("id", "base", "digest", "at", "by", "approved_by")
+        return [
+            {key: plan[key] for key in kept} | {"breaches": plan["report"]["breaches"]}
+            for plan in self._database.plans(name, 50)
+        ]
 
     def approve(self, plan_id: str, by: str) -> Mapping[str, Any]:
         """Raises: Refused."""
@@ -82,19 +96,37 @@ class Desk:
     async def apply(self, name: str, digest: str, by: str) -> Json:
         """Activates a planned version everywhere, or nowhere. Raises: Refused, ApplyRefused, StoreError, DatabaseError."""
         base = await self._running(name)
-        plan = self._fitting_plan(name, base, digest)
+        plan = await asyncio.to_thread(self._fitting_plan, name, base, digest)
         return await self._activate(name, base, digest, by, "apply", plan["id"])
 
     async def roll_back(self, name: str, to: str, by: str) -> Json:
         """Activates a version that ran before (``to``: its digest or the beginning of it; empty: the one before). Needs no plan."""
         base = await self._running(name)
-        ran = [row["digest"] for row in self._database.history(name)]
+        ran = [row["digest"] for row in await asyncio.to_thread(self._database.history, name)]
         earlier = [digest for digest in ran if digest != base and digest.startswith(to)]
         if not earlier:
             raise Refused(
                 f"no version {to or 'before this one'} of '{name}' ever ran; see 'callgate policy history {name}'"
             )
         return await self._activate(name, base, earlier[0], by, "rollback", "")
+
+    async def adopt(self, name: str, version_row: Mapping[str, Any], by: str) -> Json:
+        """Points to a version without a plan, while no gateway follows the store: how an image with other weights comes in.
+
+        Its replicas have run it from their files before. Raises: Refused, StoreError, DatabaseError.
+        """
+        following = [worker for worker, state in (await self._coordinator.workers()).items() if state.get("follows")]
+        if following:
+            raise Refused(
+                f"{len(following)} workers follow the store, so versions come by plan and apply; "
+                "let them follow files (policy_store.follow) or stop them first"
+            )
+        base = await self._coordinator.active(name) or ""
+        digest, bundle = str(version_row["digest"]), version_row["files"]
+        await asyncio.to_thread(self._database.add_version, version_row)
+        await self._coordinator.point(name, digest, bundle)
+        await asyncio.to_thread(self._note, name, "adopt", digest, base, by, "", "no worker followed the store")
+        return {"policy": name, "digest": digest, "previous": base, "action": "adopt", "plan": ""}
 
     async def _running(self, name: str) -> str:
         if self._settings.follow != "store":
@@ -135,25 +167,26 @@ class Desk:
         return plan
 
     async def _activate(self, name: str, base: str, digest: str, by: str, action: str, plan: str) -> Json:
-        row = self._database.version(digest)
+        row = await asyncio.to_thread(self._database.version, digest)
         if row is None:
             raise Refused(f"the store has no version {digest[:12]}")
         bundle: Bundle = row["files"]
         done = await self._coordinator.apply(
             name, base, digest, bundle, proposal=secrets.token_hex(8), timeout_s=self._settings.ack_timeout_s
         )
-        if not done.workers:
-            raise ApplyRefused("no worker is alive")
-        self._database.add_history(
-            {
-                "name": name,
-                "at": self._now(),
-                "action": action,
-                "digest": digest,
-                "previous": base,
-                "by": by,
-                "plan": plan,
-                "note": f"{done.workers} workers",
-            }
-        )
+        await asyncio.to_thread(self._note, name, action, digest, base, by, plan, f"{done.workers} workers")
         return {"policy": name, "digest": digest, "previous": base, "action": action, "plan": plan, **asdict(done)}
+
+    def _note(self, name: str, action: str, digest: str, base: str, by: str, plan: str, note: str) -> None:
+        told = {"action": action, "digest": digest, "previous": base, "by": by, "plan": plan, "note": note}
+        self._database.add_history({"name": name, "at": self._now(), **told})
+
+
+def _without_texts(report: Json) -> Json:
+    """A report to keep unsealed: its examples by request, score and rail alone."""
+    kinds = {kind: value for kind, value in report.items() if isinstance(value, dict) and "examples" in value}
+    bare = {
+        kind: value | {"examples": [{k: v for k, v in one.items() if k != "text"} for one in value["examples"]]}
+        for kind, value in kinds.items()
+    }
+    return report | bare

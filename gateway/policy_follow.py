@@ -277,6 +277,11 @@ class Coordinator:
         await self._store.bounded(redis.set(active_key(name), json.dumps({"digest": digest}), nx=True))
         return await self.active(name) or digest
 
+    async def point(self, name: str, digest: str, bundle: Bundle) -> None:
+        """Points to this version whatever was active: for when nobody follows. Raises: StoreError."""
+        await self._offer(digest, bundle)
+        await self._store.bounded(self._store.client.set(active_key(name), json.dumps({"digest": digest})))
+
     async def workers(self) -> dict[str, dict[str, Any]]:
         """The living workers and what each says of itself. Raises: StoreError."""
         flat = await self._alive.run([WORKERS, SEEN], [ALIVE_S])
@@ -298,6 +303,8 @@ class Coordinator:
         Raises: ApplyRefused, with every worker's reason; StoreError.
         """
         begun = self._clock()
+        if not await self.workers():
+            raise ApplyRefused("no worker is alive, so nobody could say whether it compiles; start a gateway")
         await self._offer(digest, bundle)
         coded = json.dumps({"id": proposal, "digest": digest})
         redis = self._store.client

@@ -19,6 +19,7 @@ from typing import Any, Protocol
 import structlog
 
 from gateway.policies import PolicyTable
+from gateway.policy_desk import Desk, Refused
 from gateway.policy_follow import Bundle, Coordinator, Digested, Follower, bundle_key
 from gateway.recorder import Recorder
 from gateway.settings import Settings, SettingsError
@@ -142,6 +143,12 @@ class PolicyLife:
                 if digest is not None
             ),
         }
+
+    def desk(self) -> Desk:
+        """Where plans are approved, applied and rolled back. Raises: Refused without a database."""
+        if self._database is None:
+            raise Refused("the policy store is away, so nothing can be changed")
+        return Desk(self._database, self.coordinator, self._settings.policy_store)
 
     async def aclose(self) -> None:
         if self._watching is not None:

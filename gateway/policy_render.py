@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from typing import Any
 
@@ -14,6 +14,8 @@ KINDS = {
     "changed_refusal": "Changed refusal",
 }
 Report = Mapping[str, Any]
+_STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:70em;margin:2em auto;padding:0 1em}table{border-collapse:collapse}
+td,th{border:1px solid #bbb;padding:.3em .7em;text-align:left}.bad{color:#a00}.good{color:#060}code{word-break:break-all}"""
 
 
 def verdict_line(report: Report) -> str:
@@ -115,9 +117,7 @@ def plan_html(report: Report) -> str:
         for kind, title in KINDS.items()
         if report[kind]["examples"]
     )
-    return f"""<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(report["plan"])}</title><style>
-body{{font:15px/1.5 system-ui,sans-serif;max-width:70em;margin:2em auto;padding:0 1em}}table{{border-collapse:collapse}}
-td,th{{border:1px solid #bbb;padding:.3em .7em;text-align:left}}.bad{{color:#a00}}.good{{color:#060}}code{{word-break:break-all}}</style>
+    return f"""<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(report["plan"])}</title><style>{_STYLE}</style>
 <h1>Policy {escape(report["policy"])}</h1><p>{escape(report["plan"])}, {at}, by {escape(report["by"])}<br>from <code>{report["base"]}</code><br>to
 <code>{report["digest"]}</code></p><p class="{"bad" if report["breaches"] else "good"}">{escape(verdict_line(report))}</p>
 <p>Identity: {found["reproduced"]} of {found["replayed"]} recorded verdicts reproduced under the running version; {found["incidents"]} incidents left out.</p>
@@ -154,6 +154,41 @@ def show_explanation(told: Report) -> None:
         ]
         table.add_row(*(escape_markup("-" if cell is None else str(cell)) for cell in cells))
     console.print(table)
+
+
+def admin_html(state: Report, history: Sequence[Report]) -> str:
+    """Which worker runs which version, and what was changed last: one page, no script, nothing loaded from anywhere."""
+    names = list(state["active"])
+    head = "".join(f"<th>{escape(name)}</th>" for name in names)
+    active = "".join(f"<td><code>{escape((state['active'][name] or 'none')[:12])}</code></td>" for name in names)
+    workers = "".join(
+        f"<tr><td>{escape(one['worker'])}</td>"
+        + "".join(_runs(one, name, state["active"][name]) for name in names)
+        + f"<td>{escape('; '.join(one.get('failed', {}).values()))}</td></tr>"
+        for one in state["workers"]
+    )
+    changes = "".join(
+        f"<tr><td>{time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime(row['at']))}</td>"
+        + "".join(f"<td>{escape(str(row[key]))}</td>" for key in ("name", "action"))
+        + f"<td><code>{escape(row['previous'][:12])}</code> to <code>{escape(row['digest'][:12])}</code></td>"
+        + f"<td>{escape(row['by'])}</td></tr>"
+        for row in history
+    )
+    if state["follow"] == "files":
+        word = "Workers follow the files of their policies."
+    else:
+        word = "All workers run what is active." if state["converged"] else "Not all workers run what is active."
+    return f"""<!doctype html><html lang="en"><meta charset="utf-8"><title>Callgate: policies</title><style>{_STYLE}</style>
+<h1>Policies</h1><p class="{"good" if state["converged"] else "bad"}">{word}</p>
+<table><tr><th>Worker</th>{head}<th>Refused</th></tr><tr><th>active</th>{active}<td></td></tr>{workers}</table>
+<h2>Changes</h2><table><tr><th>UTC</th><th>Policy</th><th>Action</th><th>Version</th><th>By</th></tr>{changes}</table></html>
+"""
+
+
+def _runs(worker: Report, name: str, active: str | None) -> str:
+    digest = worker.get("runs", {}).get(name, "")
+    behind = ' class="bad"' if active is not None and digest != active else ""
+    return f"<td{behind}><code>{escape(digest[:12] or '-')}</code></td>"
 
 
 def escape_markup(text: str) -> str:

@@ -34,6 +34,7 @@ class PolicyStoreSettings(_Strict):
     ``follow``: ``files``: an edited policy directory is taken over at once (development); ``store``: only what was applied runs.
     ``plan_max_age_s``: older plans are not applied. ``four_eyes``: somebody else than the plan's author must approve it.
     ``ack_timeout_s``: how long an apply waits for every worker to have compiled the version.
+    ``admin_token_env``: holds the token of /admin, or one for each person as ``name:token``, separated by commas.
     """
 
     url: str = ""

@@ -20,6 +20,8 @@ from gateway.yaml_text import SettingsError as SettingsError  # noqa: PLC0414 (t
 
 SHAREABLE = ("models", "limits", "keys")
 SHARED = Path("shared configuration")  # what complaints about it are headed with
+ADMIN_NAME = re.compile(r"[A-Za-z0-9._@-]{1,40}")
+LEAST_TOKEN = 16  # characters
 SCHEMA_FILE = Path(__file__).with_name("callgate.schema.json")
 
 
@@ -351,9 +353,27 @@ def recording_keys(settings: RecorderSettings, environment: Mapping[str, str] | 
         raise SettingsError(settings.keys_file, None, "recorder.keys_file", message) from None
 
 
-def admin_token(settings: PolicyStoreSettings, environment: Mapping[str, str] | None = None) -> str:
-    """The bearer token of /admin; empty: there is no /admin."""
-    return (os.environ if environment is None else environment).get(settings.admin_token_env, "")
+def admin_tokens(settings: PolicyStoreSettings, environment: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The tokens of /admin by the name of who holds them: one token (its holder is "admin"), or ``name:token`` separated by commas.
+
+    Empty: there is no /admin. Raises: SettingsError.
+    """
+    value = (os.environ if environment is None else environment).get(settings.admin_token_env, "").strip()
+    entries = [entry.strip() for entry in value.split(",")] if value else []
+    tokens: dict[str, str] = {}
+    for entry in entries:
+        name, colon, token = entry.rpartition(":")
+        name = name if colon else "admin"
+        if not ADMIN_NAME.fullmatch(name) or len(token) < LEAST_TOKEN or name in tokens or token in tokens.values():
+            message = (
+                f"holds one token of at least {LEAST_TOKEN} characters, or 'name:token' separated by commas, each name and token once; "
+                "make one: openssl rand -hex 24"
+            )
+            raise SettingsError(
+                Path("callgate.yaml"), None, f"policy_store.admin_token_env: {settings.admin_token_env}", message
+            )
+        tokens[name] = token
+    return tokens
 
 
 def worker_environment(environment: Mapping[str, str] | None = None) -> dict[str, str]:

@@ -143,6 +143,10 @@ class Database:
         wanted = (_plans.c.name == name) & (_plans.c.base == base) & (_plans.c.digest == digest)
         return self._all(sa.select(_plans).where(wanted).order_by(_plans.c.at.desc()))
 
+    def plans(self, name: str, most: int) -> list[Row]:
+        """Plans of a policy, newest first."""
+        return self._all(sa.select(_plans).where(_plans.c.name == name).order_by(_plans.c.at.desc()).limit(most))
+
     def approve_plan(self, plan_id: str, by: str) -> None:
         with self._begin() as connection:
             connection.execute(_plans.update().where(_plans.c.id == plan_id).values(approved_by=by))

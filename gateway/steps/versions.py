@@ -83,7 +83,8 @@ def unpack(
         differing = sorted(
             key for key in {*policy.parts, *(parts or {})} if policy.parts.get(key) != (parts or {}).get(key)
         )
-        why = f"; this image differs in {', '.join(differing)}" if parts is not None and differing else ""
+        hint = "run it with policy_store.follow: files, then 'callgate policy adopt'"
+        why = f"; this image differs in {', '.join(differing)}: {hint}" if parts is not None and differing else ""
         message = f"digest mismatch: its content is {policy.digest[:12]}{why}"
         raise SettingsError(place / "policy.yaml", None, f"version {digest[:12]}", message)
     return place
