@@ -36,6 +36,7 @@ VENDORS = {
     "pinecone": ["rag/stores/"],
     "ragas": ["evals/judges/by_ragas.py"],
     "deepeval": ["evals/judges/by_deepeval.py"],
+    "hopsworks": ["serving/fraud/hopsworks.py"],
     "mlflow": ["evals/tracking.py", "serving/fraud/tracking.py"],
     "ray": ["evals/shards.py"],
     "wandb": ["evals/tracking.py"],

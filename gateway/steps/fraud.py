@@ -26,7 +26,8 @@ from serving.fraud.journal import JournalUnavailable
 from serving.fraud.keeper import Keeper
 from serving.fraud.score import FraudScorer
 from serving.fraud.settings import FraudSettings
-from serving.fraud.store import StoreUnavailable, open_redis
+from serving.fraud.store import StoreUnavailable
+from serving.fraud.stores import open_store
 from serving.fraud.types import (
     InvalidTransaction,
     Label,
@@ -100,7 +101,7 @@ class FraudSteps:
         except InvalidTransaction as error:
             raise BadRequest(f"{error}.", param=error.path or None, code="invalid_transaction") from None
         except UnknownTransaction as error:
-            raise NotFound(f"{error}.", param="transaction_id", code="unknown_transaction") from None
+            raise NotFound(f"{error}.", param=error.path, code="unknown_transaction") from None
         except (StoreUnavailable, JournalUnavailable):
             raise Overloaded(_AWAY, retry_after_s=1.0) from None
         record.spans.append(_span(path, begun_ns, body))
@@ -137,8 +138,7 @@ class FraudSteps:
 
     async def _label(self, raw: bytes) -> Json:
         labels = parse_label(raw)
-        for label in labels:
-            await self._scorer.label(label)
+        await self._scorer.label_batch(labels)
         return {"object": "fraud.labels", "accepted": len(labels)}
 
 
@@ -220,7 +220,7 @@ async def build_fraud(section: Mapping[str, Any], redis_url: str, folder: Path) 
     try:
         settings = FraudSettings.model_validate({"log_directory": folder, **section})
         stack = AsyncExitStack()
-        store = await stack.enter_async_context(open_redis(redis_url, settings))
+        store = await stack.enter_async_context(open_store(redis_url, settings))
         scorer = await build_scorer(settings, store, time.time)
         keeper = Keeper(settings, scorer)
         keeper.start()

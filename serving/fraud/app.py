@@ -18,10 +18,9 @@ from serving.fraud.build import build_scorer
 from serving.fraud.gauges import exposition
 from serving.fraud.journal import JournalUnavailable
 from serving.fraud.keeper import Keeper
-from serving.fraud.model import InvalidModel
 from serving.fraud.score import FraudScorer
 from serving.fraud.settings import FraudSettings
-from serving.fraud.store import FeatureStore, StoreUnavailable
+from serving.fraud.store import StoreUnavailable
 from serving.fraud.types import InvalidTransaction, UnknownTransaction, parse_label, parse_transaction
 
 Scope = MutableMapping[str, Any]
@@ -82,7 +81,7 @@ class FraudApp:
             async with self.running():
                 await send({"type": "lifespan.startup.complete"})
                 await receive()
-        except InvalidModel as error:
+        except ValueError as error:  # a model that cannot be served, or a store that cannot be opened
             await send({"type": "lifespan.startup.failed", "message": str(error)})
             return
         await send({"type": "lifespan.shutdown.complete"})
@@ -102,8 +101,7 @@ class FraudApp:
                 return 200, (await scorer.score(found)).to_dict()
             if path == "/v1/fraud/labels":
                 labels = parse_label(await _body(receive))
-                for one in labels:
-                    await scorer.label(one)
+                await scorer.label_batch(labels)
                 return 200, {"object": "fraud.labels", "accepted": len(labels)}
             if path.startswith(_DECISIONS):
                 if (decision := await scorer.find(path.removeprefix(_DECISIONS))) is None:
@@ -127,7 +125,7 @@ def describe_failure(error: Exception) -> tuple[int, dict[str, object]]:
     if isinstance(error, InvalidTransaction):
         return 400, _error(error.message, "invalid_request_error", "invalid_transaction", error.path or None)
     if isinstance(error, UnknownTransaction):
-        return 404, _error(str(error), "invalid_request_error", "unknown_transaction", "transaction_id")
+        return 404, _error(str(error), "invalid_request_error", "unknown_transaction", error.path)
     return 503, _error("the fraud service cannot answer now; try again", "server_error", "unavailable", None)
 
 
@@ -152,14 +150,9 @@ def run(settings: FraudSettings, redis_url: str, host: str, port: int) -> None:
     """Serves until interrupted."""
     import uvicorn
 
-    from serving.fraud.store import open_redis
+    from serving.fraud.stores import open_store
 
-    @asynccontextmanager
-    async def open_store() -> AsyncIterator[FeatureStore]:
-        async with open_redis(redis_url, settings) as store:
-            yield store
-
-    app = FraudApp(settings, open_store, time.time)
+    app = FraudApp(settings, lambda: open_store(redis_url, settings), time.time)
     uvicorn.run(app, host=host, port=port, log_level="warning", access_log=False)
 
 

@@ -10,13 +10,17 @@ import math
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
+
+if TYPE_CHECKING:
+    from serving.fraud.settings import FraudSettings
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Score transactions for fraud; train and replay.")
 
 _REDIS = "Redis URL; with ?cluster=1 a node of a cluster."
+_SETTINGS = Annotated[Path | None, typer.Option("--settings", help="JSON file of fraud settings.", exists=True)]
 _JSON = Annotated[bool, typer.Option("--json", help="One JSON object instead of text.")]
 
 
@@ -80,25 +84,30 @@ def score(
 @app.command(epilog="Example: callgate fraud replay --log .callgate/fraud")
 def replay(
     log: Annotated[Path, typer.Option(help="The decision log's directory.", exists=True, file_okay=False)],
-    model: Annotated[Path | None, typer.Option(help="Model folder; without it the shipped one.")] = None,
-    settings: Annotated[Path | None, typer.Option(help="JSON file of the fraud settings in force then.")] = None,
+    transaction: Annotated[str, typer.Option(help="Show this decision alone, with its features.")] = "",
+    model: Annotated[
+        Path | None, typer.Option(help="A model folder, besides those that are kept with the log.")
+    ] = None,
+    settings: _SETTINGS = None,
     as_json: _JSON = False,
 ) -> None:
-    """Make every logged decision again from its features; any bit that differs is an error."""
-    from pydantic import ValidationError
-
+    """Make every logged decision again from its features, by the model and policy that made it; any bit that differs is an error."""
     from serving.fraud.model import InvalidModel
-    from serving.fraud.offline import replay_log
-    from serving.fraud.settings import FraudSettings
+    from serving.fraud.offline import replay_log, replay_one
 
+    given = _chosen(settings, model_path=model) if model or settings else None
     try:
-        given: dict[str, Any] = json.loads(settings.read_text(encoding="utf-8")) if settings else {}
-        chosen = FraudSettings(**{**given, **({"model_path": model} if model else {})})
-        report = replay_log(log, chosen)
-    except (InvalidModel, ValidationError, ValueError) as error:
+        if not transaction:
+            report = replay_log(log, given)
+            _show(report, as_json)
+            raise typer.Exit(1 if report["differing"] else 0)
+        found = replay_one(log, transaction, given)
+    except InvalidModel as error:
         _stop(str(error))
-    _show(report, as_json)
-    raise typer.Exit(1 if report["differing"] else 0)
+    if found is None:
+        _stop("the log has no decision of that transaction")
+    _show(found, True)
+    raise typer.Exit(0 if found["identical"] else 1)
 
 
 @app.command(epilog="Example: callgate fraud drift --log .callgate/fraud --html drift.html")
@@ -144,6 +153,7 @@ def backfill(
         Path | None,
         typer.Option(help="Or a decision log: builds again what the store had.", exists=True, file_okay=False),
     ] = None,
+    settings: _SETTINGS = None,
     as_json: _JSON = False,
 ) -> None:
     """Fill the feature store from history, or build it again from the log, while the service runs or not. Twice is harmless."""
@@ -158,31 +168,33 @@ def backfill(
         filled = await (from_log(log, store, show) if log else from_table(read_folder(data or Path()), store, show))
         return {"events": filled.events, "records": filled.records}
 
-    _with_store(redis, "customers and terminals", as_json, fill)
+    _with_store(redis, settings, "customers and terminals", as_json, fill)
 
 
 @app.command(epilog="Example: callgate fraud snapshot --out store.snapshot && callgate fraud restore store.snapshot")
 def snapshot(
     out: Annotated[Path, typer.Option(help="The file; one that is there is replaced when the new one is whole.")],
     redis: Annotated[str, typer.Option(help=_REDIS)] = "redis://127.0.0.1:6379/0",
+    settings: _SETTINGS = None,
     as_json: _JSON = False,
 ) -> None:
     """Write the feature store into one file, while the service runs or not."""
     from serving.fraud.snapshot import snapshot as take
 
-    _with_store(redis, "records", as_json, lambda store, show: take(store, out, time.time(), show))
+    _with_store(redis, settings, "records", as_json, lambda store, show: take(store, out, time.time(), show))
 
 
 @app.command(epilog="Example: callgate fraud restore store.snapshot && callgate fraud backfill --log .callgate/fraud")
 def restore(
     file: Annotated[Path, typer.Argument(help="A file of `callgate fraud snapshot`.", exists=True, dir_okay=False)],
     redis: Annotated[str, typer.Option(help=_REDIS)] = "redis://127.0.0.1:6379/0",
+    settings: _SETTINGS = None,
     as_json: _JSON = False,
 ) -> None:
     """Put a snapshot before what the feature store has. Twice is harmless."""
     from serving.fraud.snapshot import restore as put_back
 
-    _with_store(redis, "records", as_json, lambda store, show: put_back(file, store, time.time(), show))
+    _with_store(redis, settings, "records", as_json, lambda store, show: put_back(file, store, time.time(), show))
 
 
 @app.command(epilog="Example: callgate fraud renew --data history/ --champion current --out next --log .callgate/fraud")
@@ -296,44 +308,52 @@ def serve(
     port: Annotated[int, typer.Option(min=0, max=65_535)] = 8_100,
     model: Annotated[Path | None, typer.Option(help="Model folder; without it the shipped one.")] = None,
     log: Annotated[Path, typer.Option(help="The decision log's directory.")] = Path(".callgate/fraud"),
-    settings: Annotated[
-        Path | None, typer.Option(help="JSON file of fraud settings; --model and --log win.", exists=True)
-    ] = None,
+    settings: _SETTINGS = None,
 ) -> None:
-    """Serve scores over HTTP as a process of its own."""
-    from pydantic import ValidationError
-
+    """Serve scores over HTTP as a process of its own. --model and --log win over the file of settings."""
     from serving.fraud.app import run
-    from serving.fraud.settings import FraudSettings
 
-    try:
-        given: dict[str, Any] = json.loads(settings.read_text(encoding="utf-8")) if settings else {}
-        chosen = FraudSettings(**given | {"log_directory": log} | ({"model_path": model} if model else {}))
-    except (ValidationError, ValueError) as error:
-        _stop(str(error))
+    chosen = _chosen(settings, log_directory=log, model_path=model)
     run(chosen, redis, host, port)
 
 
-def _with_store(redis: str, what: str, as_json: bool, work: Callable[[Any, Any], Awaitable[Any]]) -> None:
+def _chosen(file: Path | None, **given: Any) -> FraudSettings:
+    """The settings of a JSON file, with what else was given (None: was not)."""
+    from pydantic import ValidationError
+
+    from serving.fraud.settings import FraudSettings
+
+    try:
+        told: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file else {}
+        return FraudSettings(**told | {name: value for name, value in given.items() if value is not None})
+    except (ValidationError, ValueError) as error:
+        _stop(str(error))
+
+
+def _with_store(
+    redis: str, settings: Path | None, what: str, as_json: bool, work: Callable[[Any, Any], Awaitable[Any]]
+) -> None:
     """Work on an open store under a progress bar, and its result shown."""
     import asyncio
 
     from rich.progress import Progress
 
     from serving.fraud.dataset import InvalidData
-    from serving.fraud.settings import FraudSettings
     from serving.fraud.snapshot import InvalidSnapshot
-    from serving.fraud.store import StoreUnavailable, open_redis
+    from serving.fraud.store import StoreUnavailable
+    from serving.fraud.stores import open_store
+
+    chosen = _chosen(settings)
 
     async def run(bar: Progress) -> Any:
         task = bar.add_task(what, total=None)
-        async with open_redis(redis, FraudSettings()) as store:
+        async with open_store(redis, chosen) as store:
             return await work(store, lambda done, total: bar.update(task, completed=done, total=total or None))
 
     try:
         with Progress(disable=as_json) as bar:
             found = asyncio.run(run(bar))
-    except (InvalidData, InvalidSnapshot, StoreUnavailable, OSError) as error:
+    except (InvalidData, InvalidSnapshot, StoreUnavailable, ValueError, OSError) as error:
         _stop(str(error))
     _show(found if isinstance(found, dict) else {what: found}, as_json)
 

@@ -13,6 +13,7 @@ import time
 from serving.fraud.cycle import read_look
 from serving.fraud.features import FEATURES_VERSION, feature_names
 from serving.fraud.gauges import PREFIX, Gauge
+from serving.fraud.kept import keep
 from serving.fraud.model import InvalidModel, Model, load_model
 from serving.fraud.score import FraudScorer
 from serving.fraud.settings import FraudSettings
@@ -94,13 +95,18 @@ class Keeper:
 
 
 def load_rivals(settings: FraudSettings) -> Rivals:
-    """The models that the settings name, or that the folder of versions does. Raises: InvalidModel."""
+    """The models that the settings name, or that the folder of versions does; kept beside the log for replays.
+
+    Raises:
+        InvalidModel.
+    """
     champion, challenger = settings.model_path, settings.challenger_path
     if settings.models_path is not None:
         versions = Versions(settings.models_path)
         state = versions.begin(settings.model_path)
         champion = versions.path(state.champion)
         challenger = versions.path(state.challenger) if state.challenger else None
+    keep(settings, [champion, *([challenger] if challenger else [])])
     names = feature_names()
     first = load_model(champion, names, FEATURES_VERSION)
     second: Model | None = load_model(challenger, names, FEATURES_VERSION) if challenger else None

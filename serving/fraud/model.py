@@ -21,6 +21,7 @@ from typing import Any
 
 import msgspec
 
+MODEL_FILE, CARD_FILE = "model.txt", "model.json"
 _FLOAT64 = 1
 _RAW_SCORE, _CONTRIBUTIONS = 1, 3
 _LIBRARIES = ("lib_lightgbm.so", "lib_lightgbm.dylib", "lib_lightgbm.dll")
@@ -105,8 +106,8 @@ def store_model(
         calibration=calibration,
         trained=trained,
     )
-    (folder / "model.txt").write_bytes(text)
-    (folder / "model.json").write_bytes(msgspec.json.format(msgspec.json.encode(card), indent=1) + b"\n")
+    (folder / MODEL_FILE).write_bytes(text)
+    (folder / CARD_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(card), indent=1) + b"\n")
     return card
 
 
@@ -117,7 +118,7 @@ def load_model(folder: Path, features: Sequence[str], features_version: int) -> 
         InvalidModel: anything is missing or does not fit.
     """
     try:
-        text, described = (folder / "model.txt").read_bytes(), (folder / "model.json").read_bytes()
+        text, described = (folder / MODEL_FILE).read_bytes(), (folder / CARD_FILE).read_bytes()
         card = msgspec.json.decode(described, type=Card)
     except OSError as error:
         raise InvalidModel(f"{folder}: {error.strerror}; `callgate fraud train --out {folder}` makes a model") from None
@@ -133,9 +134,7 @@ def load_model(folder: Path, features: Sequence[str], features_version: int) -> 
 def digest_of_folder(folder: Path) -> str:
     """The digest that decisions of this model carry. Raises: InvalidModel."""
     try:
-        return hashlib.sha256((folder / "model.txt").read_bytes() + (folder / "model.json").read_bytes()).hexdigest()[
-            :12
-        ]
+        return hashlib.sha256((folder / MODEL_FILE).read_bytes() + (folder / CARD_FILE).read_bytes()).hexdigest()[:12]
     except OSError as error:
         raise InvalidModel(f"{folder}: {error.strerror}; a model folder has model.txt and model.json") from None
 
@@ -247,5 +246,5 @@ def log_odds(probability: float) -> float:
 
 def read_card(folder: Path) -> dict[str, Any]:
     """model.json as data, for showing."""
-    card: dict[str, Any] = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+    card: dict[str, Any] = json.loads((folder / CARD_FILE).read_text(encoding="utf-8"))
     return card

@@ -131,14 +131,32 @@ class FraudScorer:
             UnknownTransaction: no decision is on file for it.
             JournalUnavailable: it could not be put on record.
         """
-        try:
-            filed = await self._filed(label.transaction_id)
-        except StoreUnavailable:
-            filed = None
-            await self._aside.keep_label(label)
-        else:
+        await self.label_batch([label])
+
+    async def label_batch(self, labels: Sequence[Label]) -> None:
+        """The same for many. All are known before the first is written.
+
+        Raises:
+            UnknownTransaction: with the path of the first that is not.
+            JournalUnavailable.
+        """
+        found: list[Filed | None] = []
+        for index, label in enumerate(labels):
+            try:
+                filed = await self._filed(label.transaction_id)
+            except StoreUnavailable:
+                found.append(None)
+                continue
             if filed is None:
-                raise UnknownTransaction
+                raise UnknownTransaction(f"labels[{index}].transaction_id" if len(labels) > 1 else "transaction_id")
+            found.append(filed)
+        for label, filed in zip(labels, found, strict=True):
+            await self._label(label, filed)
+
+    async def _label(self, label: Label, filed: Filed | None) -> None:
+        """filed: None where the store, which alone may know, is away."""
+        if filed is None:
+            await self._aside.keep_label(label)
         await self._journal.append(encode(Labelled(label=label, at_s=self._clock())))
         self._counts.labels += 1
         if filed is None:

@@ -40,6 +40,14 @@ class Rule(_Strict):
     message: str = Field(min_length=1, max_length=200, description="said to the agent; no personal data")
 
 
+class HopsworksGroup(_Strict):
+    """A feature group of Hopsworks and a view of it, in place of Redis as the feature store (serving/fraud/hopsworks.py)."""
+
+    feature_group: str = Field(min_length=1)
+    feature_view: str = Field(min_length=1)
+    version: int = Field(default=1, ge=1)
+
+
 class FraudSettings(_Strict):
     """Unknown keys stop the start. The defaults serve the shipped model, which was trained on generated data only."""
 
@@ -74,12 +82,16 @@ class FraudSettings(_Strict):
     )
     costs: Costs = Costs()
     rules: tuple[Rule, ...] = ()
+    hopsworks: HopsworksGroup | None = Field(default=None, description="the feature store, if it is not Redis")
     key_prefix: str = Field(default="fraud:", pattern=r"^[a-z0-9:_-]{1,32}$")
     record_ttl_days: int = Field(
         default=60, ge=40, description="an idle entity is forgotten; features look back 37 days"
     )
 
+    def policy_json(self) -> str:
+        """What decides besides the model: costs, rules, rates and the degraded outcome."""
+        return self.model_dump_json(include={"costs", "rules", "currencies", "degraded_outcome"})
+
     def policy_digest(self) -> str:
-        """Twelve hex digits that change when costs, rules, rates or the degraded outcome do."""
-        policy = self.model_dump_json(include={"costs", "rules", "currencies", "degraded_outcome"})
-        return hashlib.sha256(policy.encode()).hexdigest()[:12]
+        """Twelve hex digits that change when `policy_json` does."""
+        return hashlib.sha256(self.policy_json().encode()).hexdigest()[:12]

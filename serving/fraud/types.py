@@ -6,6 +6,7 @@ Customer and terminal ids are pseudonyms chosen by the caller; they never appear
 
 from __future__ import annotations
 
+import json
 import re
 from datetime import UTC, datetime
 from decimal import ROUND_HALF_UP, Decimal
@@ -41,10 +42,11 @@ class InvalidTransaction(Exception):
 
 
 class UnknownTransaction(Exception):
-    """A label names a transaction that was never scored here, or whose record has expired."""
+    """A label names a transaction that was never scored here, or whose record has expired. `path` names the field."""
 
-    def __init__(self) -> None:
+    def __init__(self, path: str = "transaction_id") -> None:
         super().__init__("no decision is known for this transaction_id; score it first")
+        self.path = path
 
 
 class Transaction(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -159,7 +161,7 @@ def parse_transaction(body: bytes) -> Transaction | list[Transaction]:
             return many
         return msgspec.json.decode(body, type=Transaction)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise _explain(error) from None
+        raise _explain(error, body) from None
 
 
 def parse_label(body: bytes) -> list[Label]:
@@ -175,7 +177,7 @@ def parse_label(body: bytes) -> list[Label]:
             return msgspec.json.decode(body, type=_Labels).labels
         return [msgspec.json.decode(body, type=Label)]
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise _explain(error) from None
+        raise _explain(error, body) from None
 
 
 def _limit(path: str, count: int) -> None:
@@ -191,9 +193,29 @@ def _unique(ids: list[str]) -> None:
         seen.add(one)
 
 
-def _explain(error: Exception) -> InvalidTransaction:
+def _not_a_number(body: bytes) -> str:
+    """The path of the first field that is NaN or Infinity, which many encoders write and JSON has not; else nothing."""
+    mark = object()
+    try:
+        found = json.loads(body, parse_constant=lambda _: mark)
+    except (ValueError, RecursionError):
+        return ""
+    if not isinstance(found, dict):
+        return ""
+    many = found.get("transactions")
+    places = [
+        ("", found),
+        *((f"transactions[{n}].", one) for n, one in enumerate(many if isinstance(many, list) else ())),
+    ]
+    paths = (f"{path}{name}" for path, one in places if isinstance(one, dict) for name in Transaction.__struct_fields__ if one.get(name) is mark)  # fmt: skip
+    return next(paths, "")
+
+
+def _explain(error: Exception, body: bytes) -> InvalidTransaction:
     """The decoder's message as a path and a sentence. It quotes types and limits, never the caller's values."""
     if not isinstance(error, msgspec.ValidationError):
+        if path := _not_a_number(body):
+            return InvalidTransaction(path, "must be a number (NaN and Infinity are not JSON)")
         return InvalidTransaction("", "the body is not valid JSON in UTF-8 (NaN and Infinity are not JSON)")
     text = str(error)
     found = _WHERE.match(text)

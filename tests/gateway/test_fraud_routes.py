@@ -57,6 +57,7 @@ async def test_what_is_wrong_is_named_by_its_path_and_nothing_is_written(gateway
         (SCORE, good(amount=-1), "amount"),
         (SCORE, good(amount="1000000.01"), "amount"),
         (SCORE, good(amount="NaN"), "amount"),
+        (SCORE, good(amount=float("nan")), "amount"),
         (SCORE, good(currency="XXX"), "currency"),
         (SCORE, good(timestamp=ahead), "timestamp"),
         (SCORE, good(customer_id="Maria Gonzalez"), "customer_id"),
@@ -76,8 +77,10 @@ async def test_what_is_wrong_is_named_by_its_path_and_nothing_is_written(gateway
         gateway.url + SCORE, data=io.BytesIO(huge.encode()), headers={"content-type": "application/json"}
     ) as answer:
         assert answer.status in (400, 413)
-    status, told, _ = await gateway.post(LABELS, {"transaction_id": "never", "fraud": True})
-    assert (status, told["error"]["code"]) == (404, "unknown_transaction")
+    never = {"transaction_id": "never", "fraud": True}
+    for body, param in ((never, "transaction_id"), ({"labels": [never, never]}, "labels[0].transaction_id")):
+        status, told, _ = await gateway.post(LABELS, body)
+        assert (status, told["error"]["code"], told["error"]["param"]) == (404, "unknown_transaction", param)
     client: Any = Redis.from_url(redis_url)
     assert [key async for key in client.scan_iter("routes:*")] == []
     await client.aclose()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import subprocess
+import sys
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,10 +23,11 @@ from serving.fraud.features import ONE_EVENT, derive
 from serving.fraud.history import aggregate, aggregate_customer
 from serving.fraud.hopsworks import HopsworksStore
 from serving.fraud.memory import MemoryStore
-from serving.fraud.settings import FraudSettings
+from serving.fraud.settings import FraudSettings, HopsworksGroup
 from serving.fraud.simulate import World, simulate
 from serving.fraud.snapshot import InvalidSnapshot, restore, snapshot
 from serving.fraud.store import FeatureStore, RedisStore, StoreUnavailable, open_redis
+from serving.fraud.stores import open_store
 from serving.fraud.train import features_of
 from serving.fraud.types import Label, Transaction
 from serving.fraud.wire import Wire
@@ -226,34 +228,77 @@ def test_the_commands_take_a_snapshot_and_bring_it_back(redis_url: str, tmp_path
 
 
 class Hopsworks:
-    """A double of one online feature group and its view: rows by primary key, and a switch."""
+    """A double of one online feature group and its view, as version 5.2 of the SDK behaves: tables in, rows by primary key out, and what
+    was inserted is seen only once it is ingested. Also the module, the project and the feature store that lead to them."""
 
     def __init__(self) -> None:
         self.rows: dict[str, str] = {}
+        self.inserted: list[tuple[str, str]] = []
         self.away = False
+        self.asked: list[tuple[str, int]] = []
 
-    def get_feature_vectors(self, entry: list[dict[str, Any]], return_type: str) -> list[list[Any]]:
+    def get_feature_vectors(
+        self, serving_keys: list[dict[str, Any]], *, return_type: str, allow_missing: bool
+    ) -> list[list[Any]]:
         if self.away:
             raise ConnectionError("away")
-        assert return_type == "list"
-        return [[one["name"], self.rows[one["name"]]] if one["name"] in self.rows else [] for one in entry]
+        assert (return_type, allow_missing) == ("list", True)
+        return [[one["name"], self.rows.get(one["name"])] for one in serving_keys]
 
-    def insert(self, features: list[dict[str, Any]], storage: str) -> None:
-        assert storage == "online"
-        self.rows |= {one["name"]: one["record"] for one in features}
+    def insert(self, features: Any, *, storage: str, write_options: dict[str, Any]) -> None:
+        assert (storage, write_options["start_offline_materialization"]) == ("online", False)
+        assert list(features.columns) == ["name", "record"]
+        self.inserted += features.itertuples(index=False, name=None)
+
+    def ingest(self, rows: int) -> None:
+        self.rows |= dict(self.inserted[:rows])
+        del self.inserted[:rows]
+
+    def login(self) -> Hopsworks:
+        return self
+
+    def get_feature_store(self) -> Hopsworks:
+        return self
+
+    def get_feature_view(self, name: str, version: int) -> Hopsworks | None:
+        self.asked.append((name, version))
+        return self if version == 1 else None
+
+    get_feature_group = get_feature_view
 
 
-async def test_the_store_over_a_double_of_hopsworks_answers_as_the_one_in_memory(tmp_path: Path) -> None:
+@pytest.mark.parametrize("lag", [0, 3, 1_000])
+async def test_the_store_over_a_double_of_hopsworks_answers_as_the_one_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lag: int
+) -> None:
+    """lag: rows that Hopsworks is behind in ingesting; what was written here is seen here all the same."""
     double = Hopsworks()
+    monkeypatch.setitem(sys.modules, "hopsworks", double)
+    group = HopsworksGroup(feature_group="records", feature_view="records_view")
     decisions = []
-    for name, store in (("memory", MemoryStore()), ("hopsworks", HopsworksStore(double, double))):
-        settings = FraudSettings(log_directory=tmp_path / name, log_sync="kernel", deadline_ms=5_000)
-        scorer = await build_scorer(settings, store, lambda: NOW_S + 100.0)
-        found = [await scorer.score(payment(number, NOW_S + number)) for number in range(40)]
-        await scorer.label(Label(transaction_id="t-3", fraud=True))
-        await scorer.aclose()
-        decisions.append((found, await store.observe("x", "c-3", "m-0", b""), await store.risk("customer:c-3")))
+    async with open_store("", FraudSettings(hopsworks=group)) as opened:
+        assert isinstance(opened, HopsworksStore)
+        for name, store in (("memory", MemoryStore()), ("hopsworks", opened)):
+            settings = FraudSettings(log_directory=tmp_path / name, log_sync="kernel", deadline_ms=5_000)
+            scorer = await build_scorer(settings, store, lambda: NOW_S + 100.0)
+            found = []
+            for number in range(40):
+                found.append(await scorer.score(payment(number, NOW_S + number)))
+                double.ingest(max(0, len(double.inserted) - lag))
+            await scorer.label(Label(transaction_id="t-3", fraud=True))
+            await scorer.aclose()
+            decisions.append((found, await store.observe("x", "c-3", "m-0", b""), await store.risk("customer:c-3")))
     assert decisions[0] == decisions[1]
+    assert double.asked == [("records_view", 1), ("records", 1)]
     double.away = True
     with pytest.raises(StoreUnavailable, match="ConnectionError"):
         await HopsworksStore(double, double).recall("t-3")
+
+
+async def test_hopsworks_that_cannot_be_opened_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    group = HopsworksGroup(feature_group="records", feature_view="records_view", version=2)
+    for module, words in ((None, "pip install"), (Hopsworks(), "no feature group or view of version 2")):
+        monkeypatch.setitem(sys.modules, "hopsworks", module)
+        with pytest.raises(ValueError, match=words):
+            async with open_store("", FraudSettings(hopsworks=group)):
+                pass

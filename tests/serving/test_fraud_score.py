@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
+import shutil
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
+from typer.testing import CliRunner
 
 from serving.fraud.build import build_scorer
+from serving.fraud.cli import app
+from serving.fraud.entries import Decided, decode_entry, encode
 from serving.fraud.history import aggregate
+from serving.fraud.journal import Journal, read_journal
 from serving.fraud.memory import MemoryStore
 from serving.fraud.offline import replay_log
 from serving.fraud.score import FraudScorer
@@ -65,8 +72,6 @@ def transaction(number: int, amount: str = "20.00", ago_s: int = 0, **changes: A
         "currency": "EUR",
         "timestamp": datetime.fromtimestamp(NOW_S - ago_s, UTC).isoformat(),
     }
-    import msgspec
-
     return msgspec.convert({**fields, **changes}, Transaction)
 
 
@@ -174,12 +179,61 @@ async def test_a_rule_makes_the_outcome_stricter_and_gives_its_reason(settings: 
     assert decision.reasons[0].message == "Over the limit."
 
 
-async def test_every_logged_decision_is_replayed_bit_for_bit(settings: FraudSettings, client: Any) -> None:
-    scorer = await build_scorer(settings, RedisStore(ThroughClient(client)), lambda: float(NOW_S))
-    await scorer.score_batch([transaction(n, amount=str(n * 7), customer_id=f"c-{n % 9}") for n in range(200)])
+async def test_labels_of_which_one_is_unknown_are_refused_whole(scorer: FraudScorer, client: Any) -> None:
+    await scorer.score(transaction(1))
+    with pytest.raises(UnknownTransaction) as refused:
+        await scorer.label_batch([Label(transaction_id="t-1", fraud=True), Label(transaction_id="never", fraud=True)])
+    assert refused.value.path == "labels[1].transaction_id"
+    assert aggregate(await client.get("fraud:t:m-1"), NOW_S + 8 * DAY_S).fraud_30 == 0
+
+
+async def test_every_decision_of_a_log_is_replayed_bit_for_bit_by_what_made_it(
+    settings: FraudSettings, client: Any, tmp_path: Path
+) -> None:
+    """Two models and two policies decide one after the other, a store that is away takes part; then the model's folder is gone."""
+    from serving.fraud.simulate import World, simulate
+    from serving.fraud.train import Plan, train
+
+    train(simulate(5, World(customers=150, terminals=200, days=60)), Plan(rounds=5), tmp_path / "other", "generated")
+    rule = Rule(name="cap", feature="amount", at_least=60_000, outcome="decline", message="Over the limit.")
+    changes: list[dict[str, Any]] = [{}, {"model_path": tmp_path / "other"}, {"rules": (rule,)}]
+    for turn, change in enumerate(changes):
+        scorer = await build_scorer(settings.model_copy(update=change), RedisStore(ThroughClient(client)), lambda: float(NOW_S))  # fmt: skip
+        await scorer.score_batch([transaction(200 * turn + n, amount=str(n * 7), customer_id=f"c-{n % 9}") for n in range(200)])  # fmt: skip
+        await scorer.aclose()
+    scorer = await build_scorer(settings, Away(), lambda: float(NOW_S))
+    await scorer.score(transaction(999))
     await scorer.aclose()
-    report = replay_log(settings.log_directory, settings)
-    assert (report["replayed"], report["differing"]) == (200, 0)
+    shutil.rmtree(tmp_path / "other")
+    report = replay_log(settings.log_directory)
+    assert report == {"replayed": 601, "differing": 0, "degraded": 1, "not_kept": 0}
+    log = str(settings.log_directory)
+    told = CliRunner().invoke(app, ["replay", "--log", log, "--json"])
+    assert (told.exit_code, json.loads(told.stdout)) == (0, report)
+    one = CliRunner().invoke(app, ["replay", "--log", log, "--transaction", "t-599"])
+    shown = json.loads(one.stdout)
+    assert (one.exit_code, shown["identical"], shown["again"]["decision"]) == (0, True, "decline")
+    assert shown["features"]["amount"] == 199 * 700
+    none = CliRunner().invoke(app, ["replay", "--log", log, "--transaction", "never"])
+    assert (none.exit_code, none.stdout) == (3, "")
+
+
+async def test_a_decision_that_was_altered_or_whose_maker_is_gone_is_told(settings: FraudSettings, client: Any) -> None:
+    scorer = await build_scorer(settings, RedisStore(ThroughClient(client)), lambda: float(NOW_S))
+    await scorer.score(transaction(1))
+    await scorer.aclose()
+    (entry,) = (decode_entry(data) for data in read_journal(settings.log_directory))
+    assert isinstance(entry, Decided)
+    decision = msgspec.structs.replace(entry.filed.decision, probability=math.nextafter(entry.filed.decision.probability or 0, 1))  # fmt: skip
+    altered = msgspec.structs.replace(entry, filed=msgspec.structs.replace(entry.filed, decision=decision))
+    journal = Journal(settings.log_directory, False, lambda: float(NOW_S))
+    await journal.append(encode(altered))
+    await journal.aclose()
+    told = CliRunner().invoke(app, ["replay", "--log", str(settings.log_directory), "--json"])
+    assert (told.exit_code, json.loads(told.stdout)["differing"]) == (1, 1)
+    shutil.rmtree(settings.log_directory / "made-by")
+    assert replay_log(settings.log_directory)["not_kept"] == 2
+    assert replay_log(settings.log_directory, settings)["replayed"] == 2
 
 
 class Away(MemoryStore):
@@ -257,10 +311,10 @@ async def test_the_service_answers_over_http(settings: FraudSettings, client: An
     async def open_store() -> AsyncIterator[RedisStore]:
         yield RedisStore(ThroughClient(client))
 
-    app = FraudApp(settings, open_store, lambda: float(NOW_S))
+    service = FraudApp(settings, open_store, lambda: float(NOW_S))
     body = {"transaction_id": "t-1", "customer_id": "c", "terminal_id": "m", "amount": "24.50", "currency": "USD"}
     body["timestamp"] = datetime.fromtimestamp(NOW_S, UTC).isoformat()
-    async with app.running(), AsyncClient(transport=ASGITransport(app), base_url="http://x") as http:
+    async with service.running(), AsyncClient(transport=ASGITransport(service), base_url="http://x") as http:
         scored = await http.post("/v1/fraud/score", content=json.dumps(body))
         assert scored.status_code == 200
         assert scored.json()["decision"] == "approve"
