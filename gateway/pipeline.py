@@ -18,7 +18,7 @@ from typing import Any, Literal, Protocol
 
 from gateway.auth import KeyTable
 from gateway.cache import Cache
-from gateway.errors import BadRequest, ContentBlocked
+from gateway.errors import BadRequest, ContentBlocked, StoreUnavailable
 from gateway.limits import Grant, Limiter
 from gateway.routing import Router
 from gateway.types import Caller, ChatRequest, Chunk, Endpoint, Json, Record, Route, Usage
@@ -131,9 +131,14 @@ class Pipeline:
         return wanted, shortened(await embedder.embed(wanted.texts()), wanted.dimensions)
 
     async def admit(self, call: Call) -> None:
-        """For routes beside the models (fraud scores): a known caller within its limits."""
+        """For fraud scores: a known caller within its limits. Limits that cannot be checked soon, since their Redis is slow or away, hold
+        nobody up here: a score has a declared answer for just that case, and its own deadline."""
         caller = await self.authenticate(call)
-        grant = await self._limiter.reserve(caller, 0)
+        try:
+            async with asyncio.timeout(_ADMIT_S):
+                grant = await self._limiter.reserve(caller, 0)
+        except (StoreUnavailable, TimeoutError):
+            return
         call.headers.extend(grant.headers())
 
     async def redact(self, call: Call) -> Json:
@@ -271,6 +276,7 @@ async def refusal(request: ChatRequest) -> AsyncGenerator[Chunk]:
     )
 
 
+_ADMIT_S = 0.05  # a score waits so long for its key's limits
 _BYTES_PER_TOKEN = 4  # of JSON; English BPE vocabularies average a little over four characters a token
 _PARAMETERS = (
     "temperature",

@@ -54,7 +54,8 @@ class ServerSettings(_Strict):
 
 
 class RedisSettings(_Strict):
-    """The store of limits, keys and fraud features. ``when_down``: what happens to limited keys while it is away."""
+    """The store of limits, keys and fraud features. ``when_down``: what happens to limited keys while it is away; fraud scores are answered
+    in any case, as ``fraud.settings.degraded_outcome`` says."""
 
     url: str = "redis://127.0.0.1:6379/0"
     timeout_s: Seconds = 1.0
