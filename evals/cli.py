@@ -1,4 +1,4 @@
-"""`callgate eval`: run a suite, compare, report, calibrate, simulate, plan, gate.
+"""`callgate eval`: run a suite, compare, report, simulate, plan, gate; those about judges are in judges/cli.py.
 
 Exit codes: 0 promote (or done), 1 reject, 2 inconclusive, 3 usage or broken. The only reader of the environment here:
 CALLGATE_API_KEY (for the gateway) and CALLGATE_EVAL_KEY (signs and verifies reports, 16 bytes or more).
@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from evals.judges.cli import app as judges_app
 from evals.terminal import (
     EXIT_BROKEN,
     Format,
+    Machine,
+    ReportFile,
     UsageIs3,
     broken_is_3,
-    describe,
     exit_code,
     finish,
     print_json,
@@ -41,6 +43,8 @@ app = typer.Typer(
     epilog="Exit codes: 0 promote, 1 reject, 2 inconclusive, 3 usage or broken.",
 )
 
+app.registered_commands += judges_app.registered_commands
+
 gate_app = typer.Typer(
     cls=UsageIs3,
     subcommand_metavar="",
@@ -57,9 +61,7 @@ class Engine(StrEnum):
     JOB = "job"
 
 
-Machine = Annotated[bool, typer.Option("--json", help="One JSON document on standard output, nothing else.")]
 Labels = Annotated[Path | None, typer.Option(help="Human labels (JSONL); they calibrate and correct the judges.")]
-ReportFile = Annotated[Path, typer.Argument(help="A report.json of a run.")]
 
 
 @app.command()
@@ -186,28 +188,6 @@ def gate(file: ReportFile, machine: Machine = False) -> None:
 
 
 @app.command()
-def calibrate(
-    file: ReportFile,
-    labels: Annotated[Path, typer.Argument(help="Human labels: JSONL of metric, sample_id, setting, human.")],
-    machine: Machine = False,
-) -> None:
-    """How far each judge of a run agrees with people. Exits with 1 if one that was labelled is refused."""
-    from evals.calibrate import calibrate as measure
-    from evals.calibrate import load_labels
-    from evals.report import load_report
-
-    with broken_is_3():
-        calibrations = measure(load_report(file).evidence, load_labels(labels))
-    if machine:
-        import msgspec
-
-        print_json(msgspec.to_builtins(calibrations))
-    for calibration in () if machine else calibrations:
-        typer.echo(describe(calibration))
-    raise typer.Exit(int(any(c.trust.labels and not c.trust.may_decide for c in calibrations)))
-
-
-@app.command()
 def plan(
     margin: Annotated[float, typer.Option(help="How much worse is acceptable, as a share.")] = 0.05,
     difference: Annotated[float, typer.Option(help="The true difference you hope for.")] = 0.0,
@@ -282,45 +262,6 @@ def _power_plot(power: list[Tally], margin: float) -> str:
     title = f"Share of releases promoted by their true difference ({power[0].world})"
     limits = [("margin", -margin), ("equal", 0.0)]
     return curves(series, title=title, across="true difference, candidate minus baseline", limits=limits)
-
-
-@app.command()
-def queue(
-    file: ReportFile,
-    suite: Annotated[str, typer.Argument(help="The suite of the report, for the questions.")],
-    phoenix: Annotated[str, typer.Option(help="A Phoenix server.")] = "http://127.0.0.1:6006",
-    read: Annotated[Path | None, typer.Option(help="Read the labels back into this JSONL file instead.")] = None,
-) -> None:
-    """Put the answers whose labels would decide in front of people in Phoenix, drawn at random; or read their labels back."""
-    from evals.launch import ask_for_labels, read_labels
-    from evals.report import load_report
-
-    with broken_is_3():
-        found = load_report(file)
-        lines = ask_for_labels(found, suite, phoenix) if read is None else read_labels(found, phoenix, read)
-        for line in lines:
-            typer.echo(line)
-
-
-@app.command()
-def lock(
-    suite: Annotated[str, typer.Argument(help="A suite with anchors, by name or folder.")],
-    judge_url: Annotated[str, typer.Option(help="Where the judges are.")] = "http://127.0.0.1:8080/v1",
-    machine: Machine = False,
-) -> None:
-    """Score the labelled anchors of a suite and remember how far its judges agree: later runs say 'judge changed'."""
-    import msgspec
-
-    from evals.launch import lock as write
-
-    with broken_is_3():
-        scores = write(suite, judge_url, Path(".callgate/evals"), os.environ.get("CALLGATE_API_KEY"))
-    if machine:
-        print_json(msgspec.to_builtins(scores))
-    for one in () if machine else scores:
-        typer.echo(
-            f"{one.metric}: kappa {one.kappa:.2f} [{one.low:.2f}, {one.high:.2f}] on {one.labels} anchors, {one.judge}"
-        )
 
 
 @app.command()

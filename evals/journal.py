@@ -23,6 +23,7 @@ class Journal:
         self._path = path
         self._entries = entries
         self._descriptor = descriptor
+        self._uncounted = set(entries)
 
     @classmethod
     def open(cls, path: Path) -> Journal:
@@ -47,6 +48,13 @@ class Journal:
 
     def get(self, key: str) -> Mapping[str, Any] | None:
         return self._entries.get(key)
+
+    def count_once(self, key: str) -> bool:
+        """True the first time for a reply that was here when the journal was opened: an earlier, dead process paid for it."""
+        if key not in self._uncounted:
+            return False
+        self._uncounted.remove(key)
+        return True
 
     def put(self, key: str, reply: dict[str, Any]) -> None:
         self._entries[key] = reply

@@ -9,23 +9,26 @@ import asyncio
 import json
 import random
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from evals.attack import Flips, load_attacks, measure_flips
 from evals.calibrate import load_labels
 from evals.drift import AnchorScores, save_lock
 from evals.errors import SuiteError
 from evals.evidence import Evidence, save_evidence
 from evals.html import to_html
 from evals.journal import Journal
+from evals.judges.build import build_judges, build_pairwise
+from evals.online import OnlineJudge
 from evals.phoenix import Phoenix, choose, needed
 from evals.render import to_junit, to_markdown
 from evals.report import Report, build_report, save_report, sign
 from evals.run import EvalRun, Plan, Progress, require_answers
-from evals.suite import find_suite, load_suite, lock_path
+from evals.suite import Suite, find_suite, load_suite, lock_path
 from evals.target import Budget, ChatClient, Patience, open_session
 from evals.tracking import Trackers
 from evals.tracking import record as tell
@@ -115,6 +118,7 @@ async def _opened(options: Options, progress: Progress | None) -> AsyncIterator[
             ChatClient(
                 url, session, journal, Real(), key=options.api_key,
                 concurrency=options.concurrency, patience=patience, budget=budget,
+                kept_for_later_runs=options.cache is not None,
             )
             for url in (options.url, options.judge_url)
         )  # fmt: skip
@@ -140,16 +144,86 @@ async def _lock(name: str, judge_url: str, out: Path, api_key: str | None) -> tu
     suite = load_suite(folder)
     if suite.model.anchors is None:
         raise SuiteError(f"{folder}: the suite names no anchors: a JSONL file of answers that people have labelled")
-    async with AsyncExitStack() as stack:
-        session = await stack.enter_async_context(open_session(4))
-        journal = Journal.open(out / "anchors-journal.jsonl")
-        stack.callback(journal.close)
-        stack.callback(journal.delete)
-        client = ChatClient(judge_url, session, journal, Real(), key=api_key)
-        await client.check_reachable()
+    async with _judges_at(judge_url, suite, out / "anchors-journal.jsonl", api_key) as client:
         scores = await EvalRun(client, client, concurrency=4).score_anchors(suite)
     save_lock(scores, lock_path(folder, suite.model.anchors))
     return scores
+
+
+def attack(suite: str, judge_url: str, out: Path, api_key: str | None) -> tuple[Flips, ...]:
+    """What the attack set does to the judges of a suite. Raises EvalError, also for a suite in which no model judges."""
+    return asyncio.run(_attack(load_suite(find_suite(suite)), judge_url, out, api_key))
+
+
+async def _attack(suite: Suite, judge_url: str, out: Path, api_key: str | None) -> tuple[Flips, ...]:
+    async with _judges_at(judge_url, suite, out / "attack-journal.jsonl", api_key) as client:
+        exact = {metric.name for metric in suite.model.metrics if metric.check is not None}
+        judges = {name: one for name, one in build_judges(suite.model, client).items() if name not in exact}
+        pairwise = build_pairwise(suite.model, client)
+        if not judges and not pairwise:
+            raise SuiteError(f"{suite.model.name}: no metric of the suite has a judge that could be talked over")
+        return await measure_flips(judges, pairwise, load_attacks())
+
+
+@dataclass(frozen=True, slots=True)
+class Watching:
+    """What of the live traffic is judged, and where. The budget of the suite is that of an hour; `passes` None: until it is stopped."""
+
+    suite: str
+    judge_url: str
+    phoenix_url: str
+    project: str
+    share: float
+    every_s: float
+    since: timedelta
+    passes: int | None
+    out: Path
+    api_key: str | None = field(repr=False)
+
+
+def watch(watching: Watching, say: Callable[[str], None]) -> None:
+    """Judge sampled live calls pass by pass, `say`ing a line each. A Phoenix that is away costs a line, never the watch."""
+    asyncio.run(_watch(watching, say))
+
+
+async def _watch(watching: Watching, say: Callable[[str], None]) -> None:
+    suite, around, passes = load_suite(find_suite(watching.suite)), Real(), 0
+    exact = {metric.name for metric in suite.model.metrics if metric.check is not None}
+    since = datetime.now(UTC) - watching.since
+    while watching.passes is None or passes < watching.passes:
+        async with _judges_at(
+            watching.judge_url, suite, watching.out / "online-journal.jsonl", watching.api_key
+        ) as client:
+            online = OnlineJudge(
+                Phoenix(watching.phoenix_url), build_judges(suite.model, client), exact,
+                project=watching.project, share=watching.share,
+            )  # fmt: skip
+            end_s = around.now_s() + 3600  # then a new client, and with it a new budget
+            while around.now_s() < end_s and (watching.passes is None or passes < watching.passes):
+                if passes:
+                    await around.pause(watching.every_s)
+                passes, looked = passes + 1, datetime.now(UTC)
+                try:
+                    say(str(await online.look(since)))
+                    since = looked
+                except Exception as error:  # noqa: BLE001 - telemetry fails open, whatever a vendor raises
+                    say(f"phoenix: not read ({type(error).__name__}); tried again in {watching.every_s:g} s")
+
+
+@asynccontextmanager
+async def _judges_at(url: str, suite: Suite, journal_at: Path, key: str | None) -> AsyncIterator[ChatClient]:
+    """A client of the judges alone, under the budget of the suite; what they said is forgotten when all went well."""
+    limits = suite.model.budget
+    budget = Budget(max_requests=limits.max_requests, max_cost_usd=limits.max_cost_usd)
+    patience = Patience(deadline_s=limits.deadline_s)
+    async with AsyncExitStack() as stack:
+        session = await stack.enter_async_context(open_session(4))
+        journal = Journal.open(journal_at)
+        stack.callback(journal.close)
+        client = ChatClient(url, session, journal, Real(), key=key, patience=patience, budget=budget)
+        await client.check_reachable()
+        yield client
+        journal.delete()
 
 
 def record(report: Report, suite: str, out: Path, trackers: Trackers, phoenix_url: str | None) -> Iterator[str]:

@@ -7,7 +7,7 @@ waits for them. Texts are redacted before they leave.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -16,8 +16,9 @@ import numpy as np
 
 from evals.errors import EvalError
 from evals.judges.personal_data import redact
+from evals.online import LiveCall
 from evals.report import Report
-from evals.types import Answer, Score
+from evals.types import Answer, Message, Score
 
 PROJECT = "callgate-evals"
 
@@ -96,9 +97,42 @@ class Phoenix:
             found[annotation["name"], one.sample_id, one.setting, one.repeat] = word == "pass"
         return found
 
-    def annotate(self, span: str, score: Score) -> None:
-        """A score on a live span (a sampled call)."""
-        data = {"span_id": span, "name": score.metric, "annotator_kind": "LLM", "result": _result(score), "metadata": {"judge": score.judge}}  # fmt: skip
+    def calls(self, project: str, since: datetime, limit: int) -> list[LiveCall]:
+        """Calls of models that began since then, with the passages that their trace retrieved."""
+        spans = self._client.spans.get_spans(
+            project_identifier=project, start_time=since, span_kind=["LLM", "RETRIEVER"], limit=limit, timeout=30
+        )
+        passages = {
+            span["context"]["trace_id"]: _numbered(span["attributes"], "retrieval.documents", "document.content")
+            for span in spans
+            if span["span_kind"] == "RETRIEVER"
+        }
+        return [
+            _live_call(span, passages.get(span["context"]["trace_id"], ()))
+            for span in spans
+            if span["span_kind"] == "LLM"
+        ]
+
+    def judged(self, project: str, spans: Collection[str], metrics: Collection[str]) -> set[tuple[str, str]]:
+        """Which spans have an annotation of which metric already."""
+        ids, found = list(spans), set()
+        for first in range(0, len(ids), 100):
+            notes = self._client.spans.get_span_annotations(
+                span_ids=ids[first : first + 100], project_identifier=project, include_annotation_names=list(metrics)
+            )
+            found |= {(note["span_id"], note["name"]) for note in notes}
+        return found
+
+    def annotate(self, span: str, score: Score, *, exact: bool, about: Mapping[str, str]) -> None:
+        """A score on a live span (a sampled call); written again, it replaces itself."""
+        data = {
+            "span_id": span,
+            "name": score.metric,
+            "annotator_kind": "CODE" if exact else "LLM",
+            "identifier": "callgate-online",
+            "result": _result(score),
+            "metadata": dict(about),
+        }
         self._client.spans.log_span_annotations(span_annotations=[data], sync=True)
 
     def _spans(
@@ -233,6 +267,35 @@ def _span(report: Report, answer: Answer, question: str, at: datetime, project: 
         },
         "events": [],
     }
+
+
+def _live_call(span: Mapping[str, Any], contexts: tuple[str, ...]) -> LiveCall:
+    attributes = span["attributes"]
+    roles = _numbered(attributes, "llm.input_messages", "message.role")
+    texts = _numbered(attributes, "llm.input_messages", "message.content")
+    started, ended = (datetime.fromisoformat(span[name]) for name in ("start_time", "end_time"))
+    about = {name: attributes.get(f"callgate.{name}") for name in ("deployment", "arm")}
+    about["model"] = attributes.get("llm.model_name")
+    return LiveCall(
+        trace_id=span["context"]["trace_id"],
+        span_id=span["context"]["span_id"],
+        started=started,
+        messages=tuple(Message(role, text) for role, text in zip(roles, texts, strict=False)),
+        text=str(attributes.get("output.value") or ""),
+        contexts=contexts,
+        latency_ms=(ended - started).total_seconds() * 1000,
+        prompt_tokens=int(attributes.get("llm.token_count.prompt") or 0),
+        completion_tokens=int(attributes.get("llm.token_count.completion") or 0),
+        about={name: str(value) for name, value in about.items() if value},
+    )
+
+
+def _numbered(attributes: Mapping[str, Any], prefix: str, name: str) -> tuple[str, ...]:
+    """The values of prefix.0.name, prefix.1.name and so on."""
+    found: list[str] = []
+    while (value := attributes.get(f"{prefix}.{len(found)}.{name}")) is not None:
+        found.append(str(value))
+    return tuple(found)
 
 
 def _trace_id(span: str) -> str:

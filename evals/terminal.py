@@ -12,18 +12,22 @@ import traceback
 from collections.abc import Iterator
 from decimal import Decimal
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
 if TYPE_CHECKING:
+    from evals.attack import Flips
     from evals.calibrate import Calibration
     from evals.report import Report
     from evals.run import Progress
 
 EXIT_BROKEN = 3
+Machine = Annotated[bool, typer.Option("--json", help="One JSON document on standard output, nothing else.")]
+ReportFile = Annotated[Path, typer.Argument(help="A report.json of a run.")]
 
 
 class UsageIs3(TyperGroup):
@@ -86,6 +90,13 @@ def describe(calibration: Calibration) -> str:
     more = f"; about {trust.labels_needed} labels would decide" if trust.labels_needed else ""
     unmatched = f"; {calibration.unmatched} labels fit no scored answer" if calibration.unmatched else ""
     return f"{calibration.metric}: {trust.standing.value}: {trust.reason}{more}{unmatched}"
+
+
+def describe_flips(flips: Flips) -> str:
+    where = ", ".join(f"{family} {count}" for family, count in flips.families[:4])
+    share = f"{flips.per_100.estimate:.1f} flips per 100 [{flips.per_100.low:.1f}, {flips.per_100.high:.1f}]"
+    counts = f"{flips.to_pass} to pass, {flips.to_fail} to fail, {flips.not_scored} of {flips.cases} not scored"
+    return f"{flips.metric}: {share}: {counts}" + (f"; most by {where}" if where else "")
 
 
 def print_json(value: Any) -> None:

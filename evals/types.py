@@ -144,6 +144,13 @@ def not_scored(metric: str, answer: Answer, judge: str, *, reason: str, raw: str
     return Score(metric, answer.sample_id, answer.setting, answer.repeat, None, reason, judge, raw)
 
 
+def fault_of(answer: Answer) -> str | None:
+    """Why there is no text to judge; None where there is one, be it empty."""
+    if answer.error is not None:
+        return f"no answer: {answer.error}"
+    return "blocked by policy: there is no text to judge" if answer.blocked else None
+
+
 @runtime_checkable
 class Judge(Protocol):
     """What turns an answer into a Score. Never raises for a bad answer: it returns 'not scored' and says why."""

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from evals.errors import EvalError
 from evals.judges.overlap import FEATURES, measure
-from evals.types import Answer, Sample, Score, not_scored, scored
+from evals.types import Answer, Sample, Score, fault_of, not_scored, scored
 
 WEIGHTS = Path(__file__).parent / "models" / "faithfulness" / "head.json"
 
@@ -85,10 +85,9 @@ class LocalFaithfulness:
 
     async def score(self, sample: Sample, answer: Answer) -> Score:
         judge = f"{self.id}@{self.version}"
-        if answer.error is not None:
-            return not_scored(self.metric, answer, judge, reason=f"no answer: {answer.error}")
-        if answer.blocked or not answer.text.strip():
-            return not_scored(self.metric, answer, judge, reason="there is no text to judge")
+        fault = fault_of(answer) or (None if answer.text.strip() else "there is no text to judge")
+        if fault is not None:
+            return not_scored(self.metric, answer, judge, reason=fault)
         probability = self.head.probability("\n".join(sample.expect.contexts), answer.text)
         value = float(probability >= self.head.threshold)
         reason = "everything said is in the texts" if value else "something said is not in the texts"

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ValidationError
 
 from evals.judges.personal_data import redact
 from evals.target import Price, Reply
-from evals.types import Answer, Sample, Score, not_scored, scored
+from evals.types import Answer, Sample, Score, fault_of, not_scored, scored
 
 
 class JudgeSilent(Exception):
@@ -109,10 +109,9 @@ class LibraryJudge(ABC):
 
     async def score(self, sample: Sample, answer: Answer) -> Score:
         judge = f"{self.id}@{self.version}"
-        if answer.error is not None:
-            return not_scored(self.metric, answer, judge, reason=f"no answer: {answer.error}")
-        if answer.blocked or not answer.text.strip():
-            return not_scored(self.metric, answer, judge, reason="there is no text to judge")
+        fault = fault_of(answer) or (None if answer.text.strip() else "there is no text to judge")
+        if fault is not None:
+            return not_scored(self.metric, answer, judge, reason=fault)
         asking = self.asking.once(answer.repeat)
         try:
             value = await self.measure(sample, answer, asking)

@@ -1,7 +1,7 @@
 """bench-eval: false promotions in simulation, and judged answers a minute beside plain Ragas and DeepEval on the same double of a judge.
 
 Run `python -m tests.bench.bench_eval` from the root; QUICK=1 for a minute of it. CPU is that of this process, the double's is not in it.
-`cases_per_min` counts answers scored by one yes/no judge, journal, redaction and report included. A library that is not installed is null.
+`release.*` is a release on real parts (tests/bench/release.py). `cases_per_min` counts answers scored by one yes/no judge, journal, redaction and report included. A library that is not installed is null.
 Ends with one line of JSON.
 """
 
@@ -12,24 +12,26 @@ import importlib.util
 import json
 import os
 import resource
-import subprocess
 import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 from evals.launch import Options, launch
 from evals.simulate import simulate
 from evals.statistics.agreement import clopper_pearson
+from evals.types import Verdict
+from tests.bench.release import double, play, repeats, running
+from tests.bench.release import write_suite as release_suite
 
 QUICK = bool(os.environ.get("QUICK"))
 RELEASES = 2000 if QUICK else 10_000
 CASES = 60 if QUICK else 300
 MANY = 1000 if QUICK else 10_000
+DRAWS, REPEATS = (4, 12) if QUICK else (15, 200)
 ALPHA, MARGIN = 0.05, 0.05
 CONTEXT = "Roaming in Switzerland costs 4.90 euros a day. The charge starts with the first use."
 ANSWER = "Roaming in Switzerland costs 4.90 euros a day. Elephants travel without paying taxes."
@@ -45,6 +47,7 @@ def main() -> int:
         place = Path(folder)
         figures |= judged("", url, place / "ours", "question")
         figures |= many(url, place / "many")
+        figures |= released(place / "release")
         for library, plain in (("ragas", plain_ragas), ("deepeval", plain_deepeval)):
             if importlib.util.find_spec(library) is None:
                 print(f"  {library}: not installed, not measured")
@@ -85,15 +88,22 @@ def simulated() -> Figures:
     return figures
 
 
-@contextmanager
-def double() -> Iterator[str]:
-    server = subprocess.Popen([sys.executable, "-m", "tests.doubles.judge"], stdout=subprocess.PIPE, text=True)
-    try:
-        assert server.stdout is not None
-        yield server.stdout.readline().strip()
-    finally:
-        server.terminate()
-        server.wait(10)
+def released(folder: Path) -> Figures:
+    """The embedded model through the running gateway against itself, drawn anew: how often luck promotes it, and what does not hang on luck."""
+    with running(folder, trackers=False) as parts:
+        suite = release_suite(folder / "suite", DRAWS)
+        luck = repeats(parts, suite, DRAWS, REPEATS)
+        labels = suite / "labels.jsonl"
+        degraded = play(parts, suite, "degraded", "good", labels).gate.verdict
+        better = play(parts, suite, "good", "degraded", labels).gate.verdict
+    return {
+        "release.repeats": luck.verdicts.total(),
+        "release.promoted_by_luck": luck.promoted.estimate,
+        "release.promoted_by_luck_lo": luck.promoted.low,
+        "release.promoted_by_luck_hi": luck.promoted.high,
+        "release.degraded_rejected": int(degraded is Verdict.REJECT),
+        "release.better_promoted": int(better is Verdict.PROMOTE),
+    }
 
 
 def write_suite(folder: Path, cases: int, by: str, *, judged_too: bool = True) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +13,11 @@ from evals.cli import app
 from evals.drift import AnchorScores, drift, load_anchors
 from evals.errors import LabelsError, SuiteError
 from evals.html import to_html
-from evals.launch import Options, launch, lock
+from evals.launch import launch, lock
 from evals.report import Report, verify
 from evals.suite import load_suite
 from evals.types import Standing, Verdict
-from tests.evals.test_run import Served, completion, good
+from tests.evals.tiny import Served, completion, good, options
 
 SUITE = """
 name: locked
@@ -35,12 +34,6 @@ judges:
   j: {model: m, version: "1", question: "Is the reply helpful?"}
 limits: {promote_when: not_worse}
 """
-
-
-@pytest.fixture
-def served() -> Iterator[Served]:
-    with Served() as double:
-        yield double
 
 
 @pytest.fixture
@@ -61,25 +54,10 @@ def suite(tmp_path: Path) -> Path:
     return folder
 
 
-def options(suite: Path, url: str) -> Options:
-    return Options(
-        str(suite),
-        "good",
-        "bad",
-        url,
-        url,
-        suite.parent / "out",
-        None,
-        4,
-        None,
-        suite.parent / "cache.jsonl",
-        None,
-        None,
-    )
-
-
 def run(suite: Path, served: Served) -> Report:
-    return launch(options(suite, served.url))
+    return launch(
+        options(suite, served, candidate="good", baseline="bad", out=suite.parent / "out", cache=suite.parent / "cache.jsonl")
+    )  # fmt: skip
 
 
 def test_the_same_judge_is_still_trusted_as_before_and_a_changed_one_is_named(suite: Path, served: Served) -> None:
@@ -152,11 +130,7 @@ def test_the_page_is_one_file_that_shows_the_worst_cases_and_escapes_what_a_mode
         return completion("<script>alert(1)</script> my card 4111 1111 1111 1111 " + "word " * 9)
 
     served.answer = evil
-    report = launch(
-        Options(
-            str(suite), "bad", "good", served.url, served.url, suite.parent / "out", None, 4, None, None, None, None
-        )
-    )
+    report = launch(options(suite, served, out=suite.parent / "out"))
     page = (suite.parent / "out" / "report.html").read_text()
     assert report.gate.verdict is Verdict.REJECT
     assert page == to_html(report)

@@ -11,9 +11,10 @@ from aiohttp import web
 from hypothesis import given
 from hypothesis import strategies as st
 
+from evals.judges.asked import choice_in
 from evals.judges.checks import Check
 from evals.judges.json_schema import faults, unknown_keywords
-from evals.judges.model import ModelJudge, read_verdict
+from evals.judges.model import ModelJudge
 from evals.judges.personal_data import find_personal_data, redact
 from evals.types import Answer, Expectation, Judge, Message, Sample, Score, scored
 
@@ -89,8 +90,9 @@ def test_no_number_ever_becomes_another_one(value: float) -> None:
 
 @given(st.text(max_size=60))
 def test_only_the_exact_shape_is_a_verdict(text: str) -> None:
-    assert read_verdict(text) is None
-    assert read_verdict(json.dumps({"verdict": text})) is ({"yes": True, "no": False}.get(text))
+    said = json.dumps({"verdict": text})
+    assert choice_in(text, "verdict", ("yes", "no")) is None
+    assert choice_in(said, "verdict", ("yes", "no")) == (text if text in ("yes", "no") else None)
 
 
 def test_personal_values_are_found_by_shape_and_checksum() -> None:
