@@ -96,6 +96,7 @@ class Follower(Generic[G]):
     """A worker's side: prepares what is proposed, swaps to what is active, and says what it runs.
 
     ``build`` makes a version from its bundle, or raises SettingsError. ``swapped`` hears (name, digest) after each swap.
+    ``complaints``: what is wrong with the files of policies, told beside.
     """
 
     def __init__(
@@ -108,6 +109,7 @@ class Follower(Generic[G]):
         follow: bool,
         poll_s: float,
         swapped: Callable[[str, str], None],
+        complaints: Mapping[str, str],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store = store
@@ -123,6 +125,7 @@ class Follower(Generic[G]):
         self._ready: dict[tuple[str, str], G] = {}
         self._acknowledged: dict[str, str] = {}
         self._failed: dict[str, tuple[float, str]] = {}
+        self._complaints = complaints
         self._away = False
         self._tasks: list[asyncio.Task[None]] = []
         self._log = structlog.get_logger("policies")
@@ -147,6 +150,7 @@ class Follower(Generic[G]):
         """Tells what this worker runs."""
         running = {name: self._table[name].digest for name in self._table.names()}
         failed = {digest: reason for digest, (_, reason) in self._failed.items()}
+        failed |= {name: reason for name, reason in self._complaints.items() if reason}
         state = json.dumps({"runs": running, "failed": failed, "follows": self._follow})
         try:
             await self._beat.run([WORKERS, SEEN], [self._worker, state])

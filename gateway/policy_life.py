@@ -65,7 +65,8 @@ class PolicyLife:
         self._read, self._build, self._unpack = read, build, unpack
         self._swapped = swapped
         self._database: Database | None = None
-        self._seen: dict[str, str] = {}
+        self._tried: dict[str, str] = {}  # the last version of the files that was looked at, by policy
+        self._complaints: dict[str, str] = {}
         self._watching: asyncio.Task[None] | None = None
         self.table: PolicyTable[Any] = PolicyTable({})
         self.recorder: Recorder | None = None
@@ -95,6 +96,7 @@ class PolicyLife:
             follow=self._settings.policy_store.follow == "store",
             poll_s=self._settings.policy_store.poll_s,
             swapped=self._swapped,
+            complaints=self._complaints,
         )
         await self._follower.start()
 
@@ -109,25 +111,34 @@ class PolicyLife:
         if self._settings.policy_store.follow != "files":
             return
         for name in self.table.names():
-            directory = self._settings.policies[name]
             try:
-                version = await asyncio.to_thread(self._read, directory)
-                if version.digest in (self.table[name].digest, self._seen.get(name)):
-                    continue
-                self._seen[name] = version.digest
-                guard = await self._build(directory)
+                await self._look_at(name)
             except SettingsError as error:
-                if self._seen.get(name) != str(error):  # said once
-                    self._seen[name] = str(error)
-                    self._log.error("policy_refused", policy=name, reason=str(error))
-                continue
+                await self._complain(name, str(error))
+
+    async def _look_at(self, name: str) -> None:
+        """Swaps to the version of the files, if it is another one. Raises: SettingsError."""
+        directory = self._settings.policies[name]
+        tried = self._tried.pop(name, None)
+        version = await asyncio.to_thread(self._read, directory)
+        self._tried[name] = version.digest
+        if version.digest == tried:
+            return
+        if version.digest != self.table[name].digest:
+            guard = await self._build(directory)
             await self._keep(version)
             self.table.swap(name, guard)
             self._swapped(name, guard.digest)
-            self._seen.pop(name, None)
             self._log.warning("policy_swapped", policy=name, digest=guard.digest[:12])
-            if self._follower is not None:
-                await self._follower.beat()
+        await self._complain(name, "")
+
+    async def _complain(self, name: str, reason: str) -> None:
+        """Says, once, in the log and at /admin, what is wrong with a policy's files; empty: nothing any more."""
+        if reason and self._complaints.get(name) != reason:
+            self._log.error("policy_refused", policy=name, reason=reason)
+        self._complaints[name] = reason
+        if self._follower is not None:
+            await self._follower.beat()
 
     async def state(self) -> dict[str, Any]:
         """Which worker runs which version of what, and where the pointers point. Raises: StoreError."""

@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 import structlog
 
-from gateway.sealing import Sealer
+from gateway.sealing import Sealer, SealError
 from gateway.sql import Database, DatabaseError
 from gateway.types import Record
 
@@ -217,6 +217,11 @@ class Recordings:
         return self._database.count_recordings(policy, self._oldest())
 
     def _opened(self, row: Any) -> dict[str, Any]:
-        content: dict[str, Any] = msgspec.json.decode(self._sealer.open(row["key_id"], row["sealed"], bound_to(row)))
+        try:
+            opened = self._sealer.open(row["key_id"], row["sealed"], bound_to(row))
+        except SealError as error:
+            error.args = (f"the recording of request '{row['request_id']}': {error}",)
+            raise
+        content: dict[str, Any] = msgspec.json.decode(opened)
         beside = {name: row[name] for name in ("request_id", "at", "policy", "digest", "route", "kept_for", "weight")}
         return {**EMPTY, **content, **beside}

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import ast
 import importlib.util
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 ALLOWED_MODULES = frozenset(
@@ -86,6 +87,7 @@ def check_source(file: Path, source: str) -> None:
         tree = ast.parse(source)
     except SyntaxError as error:
         raise ActionRefused(file, error.lineno, f"is not Python: {error.msg}") from None
+    named: dict[str, ModuleType] = {}
     for node in ast.walk(tree):
         for module in _imported(node):
             if module not in ALLOWED_MODULES:
@@ -94,6 +96,12 @@ def check_source(file: Path, source: str) -> None:
                     getattr(node, "lineno", None),
                     f"imports '{module}'; an action may import: {', '.join(sorted(ALLOWED_MODULES))}",
                 )
+        named |= _modules_named(node)
+    for node in ast.walk(tree):
+        for module in _reached(node, named):
+            raise ActionRefused(
+                file, getattr(node, "lineno", None), f"reaches '{module}' through a module it may import"
+            )
         name = node.id if isinstance(node, ast.Name) else node.attr if isinstance(node, ast.Attribute) else ""
         if name in FORBIDDEN_NAMES or (name.startswith("__") and name.endswith("__")):
             raise ActionRefused(file, getattr(node, "lineno", None), f"uses '{name}', which an action may not")
@@ -104,6 +112,33 @@ def _imported(node: ast.AST) -> Iterator[str]:
         yield from (alias.name for alias in node.names)
     elif isinstance(node, ast.ImportFrom):
         yield "." * node.level + (node.module or "")
+
+
+def _modules_named(node: ast.AST) -> dict[str, ModuleType]:
+    """What an import statement calls modules: ``import json as j`` is j, ``import collections.abc`` is collections."""
+    if not isinstance(node, ast.Import):
+        return {}
+    called = ((a.asname, a.name) if a.asname else (a.name.partition(".")[0],) * 2 for a in node.names)
+    return {name: importlib.import_module(module) for name, module in called}
+
+
+def _reached(node: ast.AST, named: Mapping[str, ModuleType]) -> Iterator[str]:
+    """Modules that a name or attribute of an allowed module leads to and that are not allowed: ``dataclasses.sys``."""
+    found: list[tuple[Any, str]] = []
+    if isinstance(node, ast.ImportFrom) and node.module:
+        found = [(importlib.import_module(node.module), alias.name) for alias in node.names]
+    elif isinstance(node, ast.Attribute):
+        found = [(_value(node.value, named), node.attr)]
+    for value, name in found:
+        inner = getattr(value, name, None) if isinstance(value, ModuleType) else None
+        if isinstance(inner, ModuleType) and inner.__name__ not in ALLOWED_MODULES:
+            yield inner.__name__
+
+
+def _value(node: ast.AST, named: Mapping[str, ModuleType]) -> Any:
+    if isinstance(node, ast.Name):
+        return named.get(node.id)
+    return getattr(_value(node.value, named), node.attr, None) if isinstance(node, ast.Attribute) else None
 
 
 def load_actions(files: dict[str, Path]) -> dict[str, Callable[..., Any]]:

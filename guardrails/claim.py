@@ -8,13 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-
-import yaml
 
 from guardrails.detectors.answers import LEAK_WORDS
 from guardrails.policy import Policy, PolicyError
-from guardrails.policy_lint import line_of
+from guardrails.policy_lint import line_in
 from guardrails.verdict import Stage
 
 
@@ -75,7 +72,7 @@ def refuse_impossible(policy: Policy, engines: Mapping[str, str], claim: Claim) 
     """Raises: PolicyError, at the line of policy.yaml, for the first promise that cannot be kept."""
     for key, message, hint in _impossible(policy, engines, claim):
         file = policy.directory / "policy.yaml"
-        raise PolicyError(file, _line(file, key), ".".join(key), message, hint)
+        raise PolicyError(file, line_in(file, key), ".".join(key), message, hint)
 
 
 def _most_ms(policy: Policy, engines: Mapping[str, str], dear: Mapping[Stage, Sequence[str]], stage: Stage) -> float:
@@ -118,7 +115,3 @@ def _impossible(policy: Policy, engines: Mapping[str, str], claim: Claim) -> Ite
         if policy.budget_ms is not None and policy.budget_ms < least:
             message = f"its {stage} rails take at least {least:g} ms together, so some could never run"
             yield ("budget_ms",), message, f"set at least {least:g}"
-
-
-def _line(file: Path, key: Sequence[str]) -> int | None:
-    return line_of(yaml.compose(file.read_text(encoding="utf-8"), Loader=yaml.SafeLoader), key)

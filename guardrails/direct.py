@@ -16,6 +16,7 @@ from guardrails.detectors.shape import language_score, size_score
 from guardrails.detectors.topic import TopicDetector
 from guardrails.nemo.checks import Check, Said
 from guardrails.policy import Policy, PolicyError, RailSettings
+from guardrails.policy_lint import line_in
 from guardrails.tools import ToolRules, fault_of
 
 DEFAULT_THRESHOLD = 0.5
@@ -66,7 +67,8 @@ def build_direct(policy: Policy, *, vectors: bool) -> dict[str, DirectRail]:
         if rail.detector in _NEEDS_VECTORS and rail.mode != "off" and not vectors:
             message = f"the detector '{rail.detector}' needs the sentence encoder"
             hint = "set embedding.enabled: true in callgate.yaml, or the rail's mode to off"
-            raise PolicyError(policy.directory / "policy.yaml", None, f"rails.{name}.detector", message, hint)
+            file, key = policy.directory / "policy.yaml", ("rails", name, "detector")
+            raise PolicyError(file, line_in(file, key), ".".join(key), message, hint)
     cascades: dict[str, Cascade] = {}
     return {
         name: DirectRail(_scorer(rail, cascades), rail.threshold)

@@ -20,7 +20,7 @@ from guardrails.actions import ActionRefused, find_actions
 from guardrails.detectors import promises, toxicity
 from guardrails.flows import flows_of
 from guardrails.parts import digest_of, located, parts_of
-from guardrails.policy_lint import complaints
+from guardrails.policy_lint import complaints, given_twice
 from guardrails.risk import RiskSettings
 from guardrails.verdict import Stage
 
@@ -169,7 +169,8 @@ def load_policy(directory: Path, actions: Path | None = None) -> Policy:
     try:
         text = file.read_text(encoding="utf-8")
         data = yaml.safe_load(text)
-        lines = _lines(yaml.compose(text, Loader=yaml.SafeLoader))
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        lines = _lines(node)
     except FileNotFoundError:
         raise PolicyError(
             file, None, "", "there is no such file", "a policy is a directory with a policy.yaml in it"
@@ -180,6 +181,8 @@ def load_policy(directory: Path, actions: Path | None = None) -> Policy:
         mark = getattr(error, "problem_mark", None)
         problem = getattr(error, "problem", None) or "not YAML"
         raise PolicyError(file, mark.line + 1 if mark else None, "", problem, "expected YAML") from None
+    if (twice := given_twice(node)) is not None:
+        raise PolicyError(file, *twice, "is given twice", "keep one")
     try:
         policy = PolicyFile.model_validate(data)
     except ValidationError as error:

@@ -82,6 +82,26 @@ def _wrong(pattern: str, flags: int, horizon_chars: int | None) -> tuple[str, st
     return None
 
 
+def line_in(file: Path, key: Sequence[str | int]) -> int | None:
+    """The line of a YAML file where a key stands, or the nearest above it that is there."""
+    return line_of(yaml.compose(file.read_text(encoding="utf-8"), Loader=yaml.SafeLoader), key)
+
+
+def given_twice(node: yaml.Node | None, at: tuple[str, ...] = ()) -> tuple[int, str] | None:
+    """The line and key of the first key that a mapping has twice: YAML would silently take the last."""
+    if isinstance(node, yaml.SequenceNode):
+        return next((found for value in node.value if (found := given_twice(value, at))), None)
+    seen = set()
+    for name, value in node.value if isinstance(node, yaml.MappingNode) else ():
+        key = (*at, str(name.value))
+        if name.value in seen:
+            return name.start_mark.line + 1, ".".join(key)
+        seen.add(name.value)
+        if found := given_twice(value, key):
+            return found
+    return None
+
+
 def _at(data: Any, keys: Sequence[str]) -> Any:
     for key in keys:
         data = data.get(key) if isinstance(data, dict) else None

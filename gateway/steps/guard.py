@@ -15,6 +15,7 @@ from guardrails.asked import Ask
 from guardrails.claim import Claim, refuse_impossible
 from guardrails.nemo.embeddings import Embed
 from guardrails.policy import Policy, PolicyError, load_policy
+from guardrails.policy_lint import line_in
 from guardrails.rails import Rails
 from guardrails.redaction import RedactionSettings, Redactor, build_redactor
 from guardrails.types import RedactionUnavailable
@@ -54,10 +55,10 @@ class GuardBuilder:
             raise SettingsError(error.file, error.line, error.key, message) from None
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
-            key = ".".join(("redaction", *map(str, first["loc"])))
-            raise SettingsError(file, None, key, first["msg"]) from None
+            key = ("redaction", *first["loc"])
+            raise SettingsError(file, line_in(file, key), ".".join(map(str, key)), first["msg"]) from None
         except (ValueError, RedactionUnavailable) as error:
-            raise SettingsError(file, None, "redaction", str(error)) from None
+            raise SettingsError(file, line_in(file, ("redaction",)), "redaction", str(error)) from None
         shared.uses += 1
         return Guard(policy, rails, shared.redactor, wanted, self)
 

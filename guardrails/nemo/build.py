@@ -25,6 +25,7 @@ from guardrails.nemo.checks import SAID, FlowRail, NemoRail, TopicalRail, events
 from guardrails.nemo.embeddings import Embed, use_our_embeddings
 from guardrails.nemo.read import read, refused, shown
 from guardrails.policy import Policy, PolicyError, RailSettings
+from guardrails.policy_lint import line_in
 
 Rail = NemoRail | FlowRail | TopicalRail
 _FINDS_INTENT = ("generate_user_intent", "generate_user_intent_from_user_action")
@@ -200,7 +201,8 @@ class _Builder:
         return runtime
 
     def _wrong(self, message: str, hint: str) -> PolicyError:
-        return PolicyError(self.policy.directory / "policy.yaml", None, f"rails.{self.name}.flow", message, hint)
+        file = self.policy.directory / "policy.yaml"
+        return PolicyError(file, line_in(file, ("rails", self.name, "flow")), f"rails.{self.name}.flow", message, hint)
 
 
 def _asked_for_intents(ask: Ask) -> Ask:

@@ -203,6 +203,9 @@ def test_python_beside_a_policy_is_never_run_and_an_action_that_could_reach_out_
         ("from subprocess import run\n", "ours.py:1: actions: imports 'subprocess'"),
         ("x = 1\ny = eval('x')\n", "ours.py:2: actions: uses 'eval'"),
         ("y = (1).__class__\n", "uses '__class__'"),
+        ("from dataclasses import sys\n", "ours.py:1: actions: reaches 'sys'"),
+        ("import json as j\n\ny = j.codecs.builtins\n", "ours.py:3: actions: reaches 'builtins'"),
+        ("import collections.abc\ny = collections._sys\n", "reaches 'sys'"),
         ("def (\n", "is not Python"),
     ):
         (trusted / "ours.py").write_text(source)
