@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import os
 import re
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable
 from contextlib import aclosing
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 import structlog
 
-from gateway.errors import BadRequest, CallgateError, NotFound, TooLarge, Unauthenticated, WrongMediaType, WrongMethod
+from gateway.errors import BadRequest, CallgateError, NotFound, TooLarge, Unauthenticated, WrongMethod
+from gateway.exchange import Exchange, Ids, Receive, Scope, Send
 from gateway.metrics import Metrics
 from gateway.pipeline import Call, Embedder, Pipeline, headers_of
 from gateway.request_log import RequestLog
@@ -28,12 +28,8 @@ from gateway.wire.replies import ChunkWriter, Writer
 from gateway.wire.responses_out import ResponseWriter
 from gateway.wire.sse import encode_body
 
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-JSON_TYPE = (b"content-type", b"application/json")
 STREAM_HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
@@ -42,10 +38,8 @@ STREAM_HEADERS = [
 WATCH_AFTER_S = (
     0.03  # a hang-up is looked for from here on: a task for every request costs 20 microseconds, this timer 2
 )
-_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}\Z")
-_INTENT = re.compile(rb"[a-z][a-z0-9_.-]{0,63}\Z")  # a label of the caller's own system, never free text
-_TRACEPARENT = re.compile(rb"00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})\Z")
 _HOST = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?\Z")
+_Handler = Callable[[Exchange], Awaitable[None]]
 
 
 class Recorder(Protocol):
@@ -113,7 +107,7 @@ class HotRoutes:
             found = ("GET", "fraud", self._score)
         if found is None and path.startswith("/v1/models/"):
             found = ("GET", "models", self._model)
-        exchange = _Exchange(scope, receive, send, self._ids)
+        exchange = Exchange(scope, receive, send, self._ids)
         if found is None:
             if _HOST.match(exchange.header(b"host") or b"localhost") is None:
                 await self._fail(exchange, BadRequest("The Host header is malformed.", code="invalid_host"))
@@ -123,7 +117,7 @@ class HotRoutes:
         method, exchange.record.endpoint, handler = found
         await self._serve(exchange, method, handler)
 
-    async def _serve(self, exchange: _Exchange, method: str, handler: _Handler) -> None:
+    async def _serve(self, exchange: Exchange, method: str, handler: _Handler) -> None:
         """One hot request, from its first byte to its record."""
         self._metrics.in_flight += 1
         watch: asyncio.TimerHandle | None = None
@@ -168,16 +162,16 @@ class HotRoutes:
         if self._request_log is not None:
             self._request_log.add(record)
 
-    async def _chat(self, exchange: _Exchange) -> None:
+    async def _chat(self, exchange: Exchange) -> None:
         await self._answer(exchange, "chat")
 
-    async def _completion(self, exchange: _Exchange) -> None:
+    async def _completion(self, exchange: Exchange) -> None:
         await self._answer(exchange, "completion")
 
-    async def _responses(self, exchange: _Exchange) -> None:
+    async def _responses(self, exchange: Exchange) -> None:
         await self._answer(exchange, "responses")
 
-    async def _answer(self, exchange: _Exchange, endpoint: Endpoint | Literal["responses"]) -> None:
+    async def _answer(self, exchange: Exchange, endpoint: Endpoint | Literal["responses"]) -> None:
         record = exchange.record
         call = Call(exchange.header(b"authorization"), exchange.raw, record)
         control = exchange.header(b"cache-control")
@@ -203,7 +197,7 @@ class HotRoutes:
             return
         await exchange.end(writer.end(record.usage))
 
-    async def _embeddings(self, exchange: _Exchange) -> None:
+    async def _embeddings(self, exchange: Exchange) -> None:
         call = Call(exchange.header(b"authorization"), exchange.raw, exchange.record)
         exchange.call = call
         made = await self._pipeline.embed(call, self._embedding_model, self._embedder) if self._embedder else None
@@ -229,18 +223,18 @@ class HotRoutes:
         }
         await exchange.respond(200, encode_body(body), [*headers_of(exchange.record), *call.headers])
 
-    async def _redact(self, exchange: _Exchange) -> None:
+    async def _redact(self, exchange: Exchange) -> None:
         call = exchange.call = Call(exchange.header(b"authorization"), exchange.raw, exchange.record)
         body = await self._pipeline.redact(call)
         await exchange.respond(200, encode_body(body), [*headers_of(exchange.record), *call.headers])
 
-    async def _models(self, exchange: _Exchange) -> None:
+    async def _models(self, exchange: Exchange) -> None:
         await self._list_models(exchange, None)
 
-    async def _model(self, exchange: _Exchange) -> None:
+    async def _model(self, exchange: Exchange) -> None:
         await self._list_models(exchange, exchange.scope["path"].removeprefix("/v1/models/"))
 
-    async def _list_models(self, exchange: _Exchange, name: str | None) -> None:
+    async def _list_models(self, exchange: Exchange, name: str | None) -> None:
         call = Call(exchange.header(b"authorization"), b"", exchange.record)
         exchange.call = call
         caller = await self._pipeline.authenticate(call)
@@ -257,7 +251,7 @@ class HotRoutes:
                 )
         await exchange.respond(200, encode_body(body), headers_of(exchange.record))
 
-    async def _score(self, exchange: _Exchange) -> None:
+    async def _score(self, exchange: Exchange) -> None:
         if self._fraud is None:
             raise NotFound("This gateway scores no transactions; set fraud.enabled.")
         call = Call(exchange.header(b"authorization"), exchange.raw, exchange.record)
@@ -266,7 +260,7 @@ class HotRoutes:
         body = await self._fraud.handle(exchange.scope["path"], exchange.raw, exchange.record)
         await exchange.respond(200, encode_body(body), [*headers_of(exchange.record), *call.headers])
 
-    async def _fail(self, exchange: _Exchange, error: CallgateError) -> None:
+    async def _fail(self, exchange: Exchange, error: CallgateError) -> None:
         """The error as a response, or as the last event of a stream that has begun."""
         record = exchange.record
         record.error_code = error.code_now
@@ -298,127 +292,3 @@ def _writer(call: Call) -> Writer:
         created_s = call.record.started_ns // 1_000_000_000
         return ResponseWriter(call.asked, call.record.request_id, created_s, request.sources)
     return ChunkWriter(request.endpoint, request.include_usage, request.sources)
-
-
-class _Exchange:
-    """One HTTP request and its response, as far as it has come."""
-
-    __slots__ = (
-        "_headers",
-        "_receive",
-        "_send",
-        "call",
-        "hung_up",
-        "raw",
-        "read_whole",
-        "record",
-        "scope",
-        "started",
-        "watcher",
-        "writer",
-    )
-
-    def __init__(self, scope: Scope, receive: Receive, send: Send, ids: Ids) -> None:
-        self.scope = scope
-        self._receive = receive
-        self._send = send
-        self._headers: dict[bytes, bytes] = dict(scope["headers"])
-        self.raw = b""
-        self.started = self.hung_up = self.read_whole = False
-        self.call: Call | None = None
-        self.writer: Writer | None = None
-        self.watcher: asyncio.Task[None] | None = None
-        self.record = _new_record(self._headers, ids.take())
-
-    def header(self, name: bytes) -> bytes | None:
-        return self._headers.get(name)
-
-    async def read(self, most: int) -> bytes:
-        """The body. Raises: WrongMediaType, TooLarge."""
-        kind = (self.header(b"content-type") or b"application/json").partition(b";")[0].strip().lower()
-        if kind != b"application/json":
-            raise WrongMediaType("Send the body as application/json.")
-        if (self.header(b"content-encoding") or b"identity").lower() != b"identity":
-            raise WrongMediaType("Compressed bodies are not taken; send plain JSON.")
-        length = self.header(b"content-length") or b"0"
-        if length.isdigit() and int(length) > most:
-            raise TooLarge(f"The body has {int(length)} bytes; at most {most} are taken.")
-        pieces: list[bytes] = []
-        size = 0
-        while True:
-            message = await self._receive()
-            if message["type"] == "http.disconnect":
-                self.hung_up = True
-                raise asyncio.CancelledError
-            piece = message.get("body", b"")
-            size += len(piece)
-            if size > most:
-                raise TooLarge(f"The body has more than {most} bytes; at most {most} are taken.")
-            pieces.append(piece)
-            if not message.get("more_body"):
-                self.read_whole = True
-                return pieces[0] if len(pieces) == 1 else b"".join(pieces)
-
-    def watch_soon(self, work: asyncio.Task[Any] | None) -> None:
-        self.watcher = asyncio.create_task(self.watch(work))
-
-    async def watch(self, work: asyncio.Task[Any] | None) -> None:
-        """Cancels the work on this request when its client goes away."""
-        while (await self._receive())["type"] != "http.disconnect":
-            pass
-        if work is not None:
-            self.hung_up = True
-            work.cancel()
-
-    async def start(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
-        self.started = True
-        self.record.status = status
-        await self._send({"type": "http.response.start", "status": status, "headers": headers})
-
-    async def send_piece(self, data: bytes) -> None:
-        await self._send({"type": "http.response.body", "body": data, "more_body": True})
-
-    async def end(self, data: bytes) -> None:
-        await self._send({"type": "http.response.body", "body": data, "more_body": False})
-
-    async def respond(self, status: int, body: bytes, headers: list[tuple[bytes, bytes]]) -> None:
-        await self.start(status, [JSON_TYPE, (b"content-length", b"%d" % len(body)), *headers])
-        await self.end(body)
-
-
-class Ids:
-    """Random bytes for a request's ids, fetched from the system for many requests at once."""
-
-    __slots__ = ("_at", "_noise")
-
-    def __init__(self) -> None:
-        self._noise, self._at = b"", 0
-
-    def take(self) -> bytes:
-        """Forty bytes: a trace id, a span id and a request id."""
-        if self._at == len(self._noise):
-            self._noise, self._at = os.urandom(40 * 100), 0
-        self._at += 40
-        return self._noise[self._at - 40 : self._at]
-
-
-_Handler = Callable[[_Exchange], Awaitable[None]]
-
-
-def _new_record(headers: dict[bytes, bytes], noise: bytes) -> Record:
-    """A record under the caller's request id and trace, where it sent usable ones."""
-    request_id = headers.get(b"x-request-id", b"")
-    parent = _TRACEPARENT.match(headers.get(b"traceparent", b""))
-    trace_id = bytes.fromhex(parent[1].decode()) if parent else noise[:16]
-    call_id, intent = headers.get(b"x-call-id", b""), headers.get(b"x-call-intent", b"")
-    return Record(
-        request_id=request_id.decode() if _REQUEST_ID.match(request_id) else noise[24:].hex(),
-        trace_id=trace_id if any(trace_id) else noise[:16],
-        span_id=noise[16:24],
-        parent_span_id=bytes.fromhex(parent[2].decode()) if parent else b"",
-        started_ns=time.time_ns(),
-        endpoint="",
-        sampled=not parent or bool(int(parent[3], 16) & 1),
-        call_id=call_id.decode() if _REQUEST_ID.match(call_id) else "",
-        intent=intent.decode() if _INTENT.match(intent) else "",
-    )

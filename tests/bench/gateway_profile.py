@@ -40,7 +40,7 @@ STEPS = {
     "metrics": ("gateway/metrics.py", "gateway/tally.py", "prometheus_client/"),
     "traces": ("gateway/telemetry.py", "gateway/otlp.py"),
     "log lines": ("gateway/request_log.py", "structlog/"),
-    "the road itself": ("gateway/pipeline.py", "gateway/asgi.py", "gateway/app.py", "gateway/types.py"),
+    "the road itself": ("gateway/pipeline.py", "gateway/asgi.py", "gateway/exchange.py", "gateway/app.py", "gateway/types.py"),
     LOOP: ("asyncio/", "uvloop/"),
 }  # fmt: skip
 MAIN = "MainThread"
