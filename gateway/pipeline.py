@@ -155,7 +155,7 @@ class Pipeline:
             )
         call.record.model = call.record.route = route.model
         body: Json = {"model": wanted.model, "prompt": wanted.texts()}
-        request = ChatRequest("completion", wanted.model, body, False, False, call.record, 0.0)
+        request = ChatRequest("completion", wanted.model, body, False, False, call.record, 0.0, keep_masked=True)
         grant = await self._limiter.reserve(caller, len(call.raw) // _BYTES_PER_TOKEN)
         call.headers.extend(grant.headers())
         with self._steps.pin(route, request):

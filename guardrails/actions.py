@@ -1,4 +1,4 @@
-"""Custom actions of policies: Python from the image's trusted folder and from nowhere else, and only what cannot reach out.
+"""Custom actions and recognisers of policies: Python from the image's trusted folder and from nowhere else, and only what cannot reach out.
 
 A policy names its actions; the file must be in the folder, import nothing but what is listed here, and touch no name that leads around that.
 This bounds mistakes and keeps review short; it is no sandbox against the image's own authors.
@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+from guardrails.detectors.own import Recognizer
 
 ALLOWED_MODULES = frozenset(
     [
@@ -34,6 +36,7 @@ ALLOWED_MODULES = frozenset(
         "nemoguardrails.actions",
         "nemoguardrails.actions.actions",
         "nemoguardrails.actions.rail_outcome",
+        "presidio_analyzer",
     ]
 )
 FORBIDDEN_NAMES = frozenset(
@@ -103,7 +106,9 @@ def check_source(file: Path, source: str) -> None:
                 file, getattr(node, "lineno", None), f"reaches '{module}' through a module it may import"
             )
         name = node.id if isinstance(node, ast.Name) else node.attr if isinstance(node, ast.Attribute) else ""
-        if name in FORBIDDEN_NAMES or (name.startswith("__") and name.endswith("__")):
+        if name in FORBIDDEN_NAMES or (
+            name not in ("__init__", "__name__") and name.startswith("__") and name.endswith("__")
+        ):
             raise ActionRefused(file, getattr(node, "lineno", None), f"uses '{name}', which an action may not")
 
 
@@ -141,17 +146,31 @@ def _value(node: ast.AST, named: Mapping[str, ModuleType]) -> Any:
     return getattr(_value(node.value, named), node.attr, None) if isinstance(node, ast.Attribute) else None
 
 
-def load_actions(files: dict[str, Path]) -> dict[str, Callable[..., Any]]:
-    """The functions that NeMo's ``@action`` marks, by the name that flows call them by. Runs the modules' top level."""
-    found: dict[str, Callable[..., Any]] = {}
+def load_modules(files: Mapping[str, Path]) -> Iterator[ModuleType]:
+    """The modules of checked files. Runs their top level. Raises: ActionRefused."""
     for name, file in files.items():
         spec = importlib.util.spec_from_file_location(f"callgate_action_{name}", file)
         if spec is None or spec.loader is None:
             raise ActionRefused(file, None, "cannot be loaded")
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
+        yield module
+
+
+def load_actions(files: Mapping[str, Path]) -> dict[str, Callable[..., Any]]:
+    """The functions that NeMo's ``@action`` marks, by the name that flows call them by."""
+    found: dict[str, Callable[..., Any]] = {}
+    for module in load_modules(files):
         for value in vars(module).values():
             meta = getattr(value, "action_meta", None)
             if meta is not None and callable(value):
                 found[meta["name"]] = value
     return found
+
+
+def load_own_recognizers(files: Mapping[str, Path]) -> list[Recognizer]:
+    """One of each Presidio EntityRecognizer that these files define. Raises: ActionRefused, ValueError."""
+    from guardrails.detectors.presidio import recognizers_in  # Presidio is imported where it is needed
+
+    wanted = {name: file for name, file in files.items() if "presidio_analyzer" in file.read_text(encoding="utf-8")}
+    return recognizers_in(load_modules(wanted)) if wanted else []

@@ -17,6 +17,7 @@ from typing import Annotated, Any
 
 import typer
 
+from guardrails.actions import load_own_recognizers
 from guardrails.policy import PolicyError, load_policy
 from guardrails.redaction import RedactionSettings, Redactor, build_redactor
 from guardrails.types import PersonalDataBlocked, RedactionUnavailable, Segment
@@ -32,6 +33,9 @@ def redact(
     policy: Annotated[
         Path, typer.Option(help="Folder of a policy; its redaction part says what happens to a kind.")
     ] = SHIPPED,
+    actions: Annotated[
+        Path | None, typer.Option(help="Trusted folder of Python recognisers that the policy names under actions.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the redacted files; else standard output.")] = None,
     jsonl: Annotated[
         bool, typer.Option("--jsonl", help="A JSON document a line, also where a name does not end so.")
@@ -45,9 +49,10 @@ def redact(
     In JSONL a line is a conversation ("messages" or "turns" with role and content, or speaker and text), or any document.
     """
     try:
-        settings = RedactionSettings.model_validate(load_policy(policy).redaction)
-        sources = _sources(files or [], out)
-        counts = asyncio.run(_run(settings, sources, jsonl))
+        loaded = load_policy(policy, actions)
+        settings = RedactionSettings.model_validate(loaded.redaction)
+        redactor = build_redactor(settings, recognizers=load_own_recognizers(loaded.actions))
+        counts = asyncio.run(_run(redactor, _sources(files or [], out), jsonl))
     except (PolicyError, RedactionUnavailable, PersonalDataBlocked, ValueError, OSError) as error:
         print(f"callgate redact: {error}", file=sys.stderr)
         raise typer.Exit(3) from None
@@ -80,10 +85,7 @@ def _sources(files: Sequence[Path], out: Path | None) -> list[tuple[Path | None,
     return list(zip(names, targets, strict=True))
 
 
-async def _run(
-    settings: RedactionSettings, sources: Sequence[tuple[Path | None, Path | None]], jsonl: bool
-) -> Counter[str]:
-    redactor = build_redactor(settings)
+async def _run(redactor: Redactor, sources: Sequence[tuple[Path | None, Path | None]], jsonl: bool) -> Counter[str]:
     counts: Counter[str] = Counter()
     try:
         await redactor.ready()
@@ -150,7 +152,7 @@ def _turns(document: Any) -> Iterator[tuple[dict[str, Any], str, str]]:
 
 
 async def _redacted(redactor: Redactor, segments: Sequence[Segment], counts: Counter[str]) -> tuple[str, ...]:
-    redaction = await redactor.redact(segments)
+    redaction = await redactor.redact(segments, one_way=True)
     counts.update(redaction.counts)
     counts["texts"] += len(segments)
     counts["not checked"] += len(segments) if redaction.not_checked else 0

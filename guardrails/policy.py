@@ -122,7 +122,7 @@ class PolicyFile(_Strict):
     ``rails``: flows of the NeMo configuration that none of them names run as rails, too, as NeMo would run them.
     ``risk``: what is done at which fraud risk of the caller (guardrails/risk.py).
     ``speculative``: the model is called while the input rails run; nothing of its answer leaves before they pass, a block hangs up on it.
-    ``actions``: Python that its flows execute, by name, from the image's trusted folder (guardrails/actions.py).
+    ``actions``: Python that its flows execute, and Presidio recognisers, by name, from the image's trusted folder (guardrails/actions.py).
     """
 
     version: Literal[1]
@@ -212,7 +212,12 @@ def load_policy(directory: Path, actions: Path | None = None) -> Policy:
         policy.output,
         redaction,
         parts,
-        _canonical({"settings": policy.redaction, "parts": {k: v for k, v in parts.items() if "redaction" in k}}),
+        _canonical(
+            {
+                "settings": policy.redaction,
+                "parts": {k: v for k, v in parts.items() if k.startswith(("redaction/", "actions/"))},
+            }
+        ),
         policy.budget_ms,
         trusted,
         policy.risk,

@@ -10,7 +10,8 @@ import hashlib
 import json
 import secrets
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 
 from guardrails.added import AddedData
 from guardrails.changing import hashed, masked
@@ -19,6 +20,7 @@ from guardrails.detectors.contacts import contact_patterns, place_patterns
 from guardrails.detectors.merge import merged
 from guardrails.detectors.names import SHIPPED_MODEL, NameFinder
 from guardrails.detectors.numbers import bank_patterns, card_patterns, government_patterns, record_patterns
+from guardrails.detectors.own import OwnFinder, Recognizer
 from guardrails.detectors.pattern import Matcher, Pattern
 from guardrails.detectors.spoken_names import name_patterns
 from guardrails.detectors.view import View, json_view, plain_view
@@ -28,20 +30,25 @@ from guardrails.types import Finding, PersonalDataBlocked, Redaction, RedactionU
 
 __all__ = ["CustomPattern", "Redaction", "RedactionSettings", "Redactor", "TokenMap", "build_redactor"]
 
+MOST_PASSES = (
+    4  # of a redaction that nobody undoes; what a replaced value uncovers is rare, and rarer still a second time
+)
 INLINE_CHARACTERS = 4_000  # longer texts are matched in a thread: 2,000 characters take about half a millisecond
 PHONE_REGIONS = {"US": ["US"], "UK": ["GB"], "EU": ["DE", "FR", "NL"], "IN": ["IN"], "ES": ["ES"], "MX": ["MX"]}
 
 
-def build_redactor(settings: RedactionSettings, *, key: bytes | None = None) -> "Redactor":
+def build_redactor(
+    settings: RedactionSettings, *, key: bytes | None = None, recognizers: Sequence[Recognizer] = ()
+) -> "Redactor":
     """A redactor of these settings; close it with ``aclose``.
 
     ``key``: of the hash action and of the digests of remembered messages; random if not given, so that hashes then
-    compare only within this redactor.
+    compare only within this redactor. ``recognizers``: Presidio EntityRecognizers of the operator's own.
 
     Raises:
         ValueError: a custom pattern is not RE2 syntax, or Presidio refuses the recogniser file.
     """
-    names, own = None, None
+    names, own = None, list(recognizers)
     signals = {"spoken": spoken.SIGNAL, "links": spoken_links.SIGNAL, "transcript": asked.SIGNAL}
     patterns, key = _patterns(settings), key or secrets.token_bytes(32)
     matcher = Matcher(patterns, signals)
@@ -49,10 +56,11 @@ def build_redactor(settings: RedactionSettings, *, key: bytes | None = None) -> 
     if settings.presidio_recognizers is not None:
         from guardrails.detectors.presidio import load_recognizers
 
-        own = load_recognizers(settings.presidio_recognizers)
+        own += load_recognizers(settings.presidio_recognizers)
     if settings.ner == "on":
         names = NameFinder(settings.ner_model or SHIPPED_MODEL, settings.ner_timeout_s)
-    return Redactor(settings, matcher, names, key, own, added)
+    finder = OwnFinder(own, settings.ner_timeout_s) if own else None
+    return Redactor(settings, matcher, names, key, finder, added)
 
 
 def _patterns(settings: RedactionSettings) -> list[Pattern]:
@@ -86,7 +94,7 @@ class Redactor:
         matcher: Matcher,
         names: NameFinder | None,
         key: bytes,
-        own: Callable[[str], list[Finding]] | None = None,
+        own: OwnFinder | None = None,
         added: AddedData | None = None,
     ) -> None:
         """``added``: what looks for personal data that answers add, or None where the policy does not want it."""
@@ -104,6 +112,7 @@ class Redactor:
         kinds = {pattern.kind for pattern in self._matcher.patterns} | (
             {"PERSON"} if self._names is not None else set()
         )
+        kinds.update(self._own.kinds if self._own is not None else ())
         return sorted(kind for kind in kinds if self._settings.action(kind) != "allow")
 
     async def ready(self) -> None:
@@ -113,27 +122,45 @@ class Redactor:
 
     async def aclose(self) -> None:
         """Stop the worker thread."""
+        if self._own is not None:
+            self._own.close()
         if self._names is not None:
             await asyncio.to_thread(self._names.close)
 
-    async def redact(self, segments: Sequence[Segment]) -> Redaction:
+    async def redact(self, segments: Sequence[Segment], *, one_way: bool = False) -> Redaction:
         """Replace what the settings say in each text.
 
         Tokens are numbered by first appearance over the segments in order, so that they stay the same when a
         conversation grows at its end. A token-looking string of the caller becomes a LITERAL token and is restored
         verbatim. Redacting redacted text is idempotent in this sense: a token of the first pass is one LITERAL of the
         second, and restoring the second gives exactly the first. Lone surrogates are left where they are.
+        ``one_way``: nothing will be restored, so token-looking strings stay, no new token takes their number, and what the result would
+        itself be redacted of is replaced too: redacting the result changes nothing.
 
         Raises:
             RedactionUnavailable: some kind was not checked.
             PersonalDataBlocked: a kind that the settings block was found.
         """
+        redaction = await self._redact_once(segments, one_way)
+        for _ in range(MOST_PASSES if one_way else 0):
+            result = [replace(each, text=text) for each, text in zip(segments, redaction.texts, strict=True)]
+            again = await self._redact_once(result, one_way)
+            if again.texts == redaction.texts:
+                break
+            redaction = replace(again, counts=Counter(redaction.counts) + Counter(again.counts), said=redaction.said)
+        return redaction
+
+    async def _redact_once(self, segments: Sequence[Segment], one_way: bool) -> Redaction:
         found, not_checked = await self._find(segments)
         blocked = {item.kind for items in found for item in items if self._settings.action(item.kind) == "block"}
         if blocked:
             raise PersonalDataBlocked(blocked)
         numbering = Numbering()
         counts: Counter[str] = Counter()
+        if one_way:
+            for segment in segments:
+                numbering.reserve(segment.text)
+            found = [tuple(item for item in items if item.kind != LITERAL) for items in found]
         texts = tuple(
             self._replaced(segment, items, numbering, counts) for segment, items in zip(segments, found, strict=True)
         )
@@ -179,27 +206,18 @@ class Redactor:
                     raise
                 not_checked = error.kinds
         if self._own is not None:
-            try:
-                for items, view in zip(patterned, views, strict=True):
-                    items.extend(await self._own_findings(self._own, view.text))
-            except RedactionUnavailable as error:
-                if self._settings.on_unavailable == "refuse":
-                    raise
-                not_checked = (*not_checked, *error.kinds)
+            outcome = await self._own.find([view.text for view in views])
+            if outcome.failed and self._settings.on_unavailable == "refuse":
+                raise RedactionUnavailable(outcome.failed, "; ".join(sorted(set(outcome.failed.values()))))
+            for items, own in zip(patterned, outcome.found, strict=True):
+                items.extend(own)
+            not_checked = (*not_checked, *sorted(outcome.failed))
         merging = (views, patterned, named)
         if sum(len(segment.text) for segment in segments) > INLINE_CHARACTERS:
             return await asyncio.to_thread(
                 lambda: [self._merge(*each) for each in zip(*merging, strict=True)]
             ), not_checked
         return [self._merge(*each) for each in zip(*merging, strict=True)], not_checked
-
-    async def _own_findings(self, find: Callable[[str], list[Finding]], text: str) -> list[Finding]:
-        """What the operator's Presidio recognisers say; they may be slow or raise, so in a thread and under a limit."""
-        try:
-            found = await asyncio.wait_for(asyncio.to_thread(find, text), self._settings.ner_timeout_s)
-        except Exception as error:  # noqa: BLE001 - somebody else's code: whatever it raises, the text must not leave
-            raise RedactionUnavailable(["PRESIDIO"], type(error).__name__) from None
-        return [item for item in found if item.start < item.end]
 
     def _match_all(self, turns: list[tuple[Segment, str]]) -> tuple[list[View], list[list[Finding]]]:
         views = [_view(segment) for segment, _ in turns]

@@ -12,6 +12,7 @@ from guardrails.tokens import is_kind
 
 Action = Literal["token", "mask", "hash", "drop", "allow", "block"]
 AnswerAction = Literal["redact", "mask", "hash", "drop", "allow", "block"]
+MediaAction = Literal["refuse", "flag", "pass"]
 Country = Literal["US", "UK", "EU", "IN", "ES", "MX"]
 
 NOT_PERSONAL = ("LOCATION", "ORGANIZATION", "DATE_TIME", "URL")  # allowed unless the policy says otherwise
@@ -66,6 +67,21 @@ class AnswerSettings(BaseModel):
         return _kinds_only(entities)
 
 
+class MediaSettings(BaseModel):
+    """What happens to parts of a message that nothing here can read: refuse the request, let them pass, or let them pass and say in every record that they were not checked."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    images: MediaAction = Field(default="refuse", description="Parts of type image_url.")
+    audio: MediaAction = Field(default="refuse", description="Parts of type input_audio.")
+    files: MediaAction = Field(default="refuse", description="Parts of type file; their names are redacted.")
+
+    def action(self, part: str) -> MediaAction:
+        """What happens to a part of a type; types that nobody knows are refused."""
+        known = {"image_url": self.images, "input_audio": self.audio, "file": self.files}
+        return known.get(part, "refuse")
+
+
 class RedactionSettings(BaseModel):
     """The ``redaction:`` part of a policy. The defaults replace all personal data by tokens and restore it."""
 
@@ -88,6 +104,7 @@ class RedactionSettings(BaseModel):
     )
 
     answers: AnswerSettings = Field(default=AnswerSettings(), description="Personal data that a model adds.")
+    media: MediaSettings = Field(default=MediaSettings(), description="Images, audio and files, which are not read.")
 
     @field_validator("ner", mode="before")
     @classmethod

@@ -34,6 +34,11 @@ class Numbering:
             token = self._tokens[kind, value] = f"[{kind}_{number}]"
         return token
 
+    def reserve(self, text: str) -> None:
+        """Leave out the numbers that token-looking strings of a text have, where those stay as they are."""
+        for match in TOKEN_SHAPE.finditer(text):
+            self._next[match[1]] = max(self._next.get(match[1], 0), int(match[2]))
+
     def values(self) -> dict[str, str]:
         """Token to value."""
         return {token: value for (_, value), token in self._tokens.items()}

@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from gateway.settings import SettingsError
+from guardrails.actions import load_own_recognizers
 from guardrails.added import STEP
 from guardrails.asked import Ask
 from guardrails.claim import Claim, refuse_impossible
@@ -48,7 +49,7 @@ class GuardBuilder:
             policy = await asyncio.to_thread(load_policy, directory, self._actions)
             wanted = RedactionSettings.model_validate(policy.redaction)
             rails = Rails(policy, self._embed, timed=self._timed, ask=self._ask)
-            shared, _ = await asyncio.gather(self._redactor(policy.redaction_digest, wanted), rails.start())
+            shared, _ = await asyncio.gather(self._redactor(policy, wanted), rails.start())
             refuse_impossible(policy, {}, claim_of_both(rails, shared.redactor))
         except PolicyError as error:
             message = f"{error.message}; {error.hint}" if error.hint else error.message
@@ -62,9 +63,11 @@ class GuardBuilder:
         shared.uses += 1
         return Guard(policy, rails, shared.redactor, wanted, self)
 
-    async def _redactor(self, digest: str, wanted: RedactionSettings) -> _Shared:
+    async def _redactor(self, policy: Policy, wanted: RedactionSettings) -> _Shared:
+        digest = policy.redaction_digest
         if (shared := self._shared.get(digest)) is None:
-            redactor = await asyncio.to_thread(build_redactor, wanted)
+            own = await asyncio.to_thread(load_own_recognizers, policy.actions)
+            redactor = await asyncio.to_thread(build_redactor, wanted, recognizers=own)
             shared = self._shared.setdefault(digest, _Shared(redactor))
             if shared.redactor is not redactor:
                 await redactor.aclose()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -23,8 +24,8 @@ from gateway.steps.risk import RiskSource, apply_risk, risk_rulings
 from gateway.types import ChatRequest, Chunk, RailResult, Recording, Route, Span
 from gateway.wire.texts import (
     conversation,
-    refuse_unreadable,
     request_texts,
+    unreadable_parts,
 )
 from guardrails.asked import ANSWERS, Answers
 from guardrails.types import PersonalDataBlocked, RedactionUnavailable, Segment
@@ -68,11 +69,12 @@ class GuardedSteps:
         guard: Guard | None = request.guard
         if guard is None:
             return
-        refuse_unreadable(request.body)
+        media = _passed_unread(guard, request)
         slots = request_texts(request)
         begun_ns = time.time_ns()
         try:
-            redaction = await guard.redactor.redact([Segment(slot.text, slot.role, slot.form) for slot in slots])
+            said = [Segment(slot.text, slot.role, slot.form) for slot in slots]
+            redaction = await guard.redactor.redact(said, one_way=request.keep_masked)
         except RedactionUnavailable as error:
             request.record.rails.append(_not_run("redaction", str(error)))
             raise RailUnavailable(
@@ -92,7 +94,11 @@ class GuardedSteps:
         request.tokens, request.said = redaction.tokens, redaction.said
         record = request.record
         record.redacted = dict(redaction.counts)
-        record.spans.append(_redaction_span(begun_ns, redaction.counts, redaction.not_checked))
+        if redaction.not_checked:
+            record.rails.append(
+                _not_run("redaction", f"not checked for {', '.join(redaction.not_checked)}", enforced=False)
+            )
+        record.spans.append(_redaction_span(begun_ns, redaction.counts, redaction.not_checked, media))
         if self._record_texts:
             record.input = [dict(message) for message in conversation(request)]
 
@@ -248,11 +254,32 @@ def _never_run(guard: Guard, route: Route, request: ChatRequest) -> list[RailRes
     return [RailResult(name, rail.stage, "not_run", reason, None, None, 0.0, False) for name, rail in missing]
 
 
-def _not_run(rail: str, reason: str) -> RailResult:
-    return RailResult(rail, "input", "not_run", reason, None, None, 0.0, True)
+def _passed_unread(guard: Guard, request: ChatRequest) -> Mapping[str, int]:
+    """How many parts of each type that nothing can read go to the model as the policy says. Raises: BadRequest for one it refuses."""
+    passed: Counter[str] = Counter()
+    flagged: set[str] = set()
+    for where, kind in unreadable_parts(request.body):
+        action = guard.redaction.media.action(kind)
+        if action == "refuse":
+            raise BadRequest(
+                f"Parts of type '{kind[:40]}' cannot be checked by this model's policy; send text parts only.",
+                param=where,
+                code="unsupported_content",
+            )
+        passed[kind] += 1
+        flagged |= {kind} if action == "flag" else set()
+    if flagged:
+        request.record.rails.append(_not_run("media", f"not read: {', '.join(sorted(flagged))}", enforced=False))
+    return passed
 
 
-def _redaction_span(begun_ns: int, counts: Mapping[str, int], not_checked: tuple[str, ...]) -> Span:
+def _not_run(rail: str, reason: str, *, enforced: bool = True) -> RailResult:
+    return RailResult(rail, "input", "not_run", reason, None, None, 0.0, enforced)
+
+
+def _redaction_span(
+    begun_ns: int, counts: Mapping[str, int], not_checked: tuple[str, ...], media: Mapping[str, int]
+) -> Span:
     verdict = "not_run" if not_checked else "rewrite" if counts else "pass"
     attributes: dict[str, Any] = {
         "guardrail.name": "redaction",
@@ -260,5 +287,6 @@ def _redaction_span(begun_ns: int, counts: Mapping[str, int], not_checked: tuple
         "guardrail.verdict": verdict,
     }
     attributes |= {f"callgate.redacted.{kind}": count for kind, count in counts.items()}
+    attributes |= {f"callgate.passed_unread.{kind}": count for kind, count in media.items()}
     attributes |= {"callgate.not_checked": ", ".join(not_checked)} if not_checked else {}
     return Span("rail.redaction", "GUARDRAIL", begun_ns, time.time_ns(), attributes)

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from gateway.errors import BadRequest
 from gateway.types import ChatRequest, Chunk, Json
 from gateway.wire.documents import Document, Participant, Text, declared, unknown
 
@@ -97,6 +96,11 @@ def _parts(parts: list[Json], role: str) -> Iterator[Slot]:
         file = part.get("file")
         if type(file) is dict and type(file.get("filename")) is str:
             yield _slot(file, "filename", role)
+        image = part.get("image_url")
+        if type(image) is dict and type(image.get("url")) is str and not image["url"].startswith("data:"):
+            yield _slot(
+                image, "url", role
+            )  # an address with a value in it leads nowhere afterwards: better than telling it
 
 
 _PROMPT = {"completion": "prompt", "embedding": "input"}
@@ -112,19 +116,13 @@ def _prompts(body: Json, key: str) -> Iterator[Slot]:
         yield _slot(body, "suffix", "user")
 
 
-def refuse_unreadable(body: Json) -> None:
-    """Raises: BadRequest for message parts that no rail here can read (images, audio, files)."""
+def unreadable_parts(body: Json) -> Iterator[tuple[str, str]]:
+    """Parts of messages that nothing here can read (images, audio, files): where each stands, and its type."""
     for index, message in enumerate(body.get("messages") or ()):
         content = message.get("content")
-        if type(content) is not list:
-            continue
-        for place, part in enumerate(content):
+        for place, part in enumerate(content if type(content) is list else ()):
             if part["type"] not in ("text", "refusal"):
-                raise BadRequest(
-                    f"Parts of type '{part['type'][:40]}' cannot be checked by this model's policy; send text parts only.",
-                    param=f"messages[{index}].content[{place}].type",
-                    code="unsupported_content",
-                )
+                yield f"messages[{index}].content[{place}].type", part["type"]
 
 
 def conversation(request: ChatRequest) -> list[dict[str, str]]:

@@ -63,6 +63,7 @@ NO_NAMES = frozenset(
 )
 NUMBER_WORDS = frozenset([*NUMBERS, *TENS, *ZERO, *REPEATS, "hundred", "thousand"])
 BATCH_TEXTS = 64
+CLOSE_S = 30.0
 QUEUED_CHARACTERS = 4_000_000  # about two minutes of work; more is refused
 PIECE = 1_000  # characters analysed at once; longer texts are cut at white space
 
@@ -123,9 +124,9 @@ class NameFinder:
             raise RedactionUnavailable(["PERSON"], "the name model did not answer in time") from None
 
     def close(self) -> None:
-        """Stop the worker; jobs that wait are refused."""
+        """Stop the worker; jobs that wait are refused. One that hangs ends with the process."""
         self._jobs.put(None)
-        self._thread.join()
+        self._thread.join(CLOSE_S)
 
     def _work(self) -> None:
         try:
