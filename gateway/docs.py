@@ -84,7 +84,7 @@ def _schema(app: FastAPI) -> dict[str, Any]:
         "RedactRequest": RedactRequest,
         "ResponsesRequest": Responses,
     }
-    from gateway.steps.fraud import EXAMPLES  # not before somebody asks for the description
+    from gateway.steps.fraud import ANSWERS, EXAMPLES  # not before somebody asks for the description
     from gateway.steps.fraud import SHAPES as FRAUD_SHAPES
 
     shapes |= FRAUD_SHAPES
@@ -97,6 +97,8 @@ def _schema(app: FastAPI) -> dict[str, Any]:
         operation = _operation(tag, summary, body, body in known, path)
         if body in EXAMPLES:
             operation["requestBody"]["content"]["application/json"]["examples"] = EXAMPLES[body]
+        if path in ANSWERS:
+            operation["responses"]["200"]["content"]["application/json"]["examples"] = ANSWERS[path]
         schema["paths"].setdefault(path, {})[method] = operation
     return schema
 

@@ -66,6 +66,33 @@ EXAMPLES: dict[str, Json] = {
 }
 """Bodies for the description, by the name of their shape. The time must be about now when they are sent."""
 
+_DECISION: Json = {
+    "object": "fraud.decision",
+    "transaction_id": "t-1001",
+    "decision": "review",
+    "score": 0.31,
+    "reasons": [{"code": "unusual_amount", "message": "The amount is larger than usual for this customer."}],
+    "degraded": False,
+    "model": "5889e9390592",
+    "policy": "c055f0ab5e49",
+    "decided_at": "2026-11-25T10:00:00.123+00:00",
+}
+ANSWERS: dict[str, Json] = {
+    "/v1/fraud/score": {
+        "one": {"summary": "Of one payment", "value": _DECISION},
+        "many": {"summary": "Of a list", "value": {"object": "list", "data": [_DECISION]}},
+        "degraded": {
+            "summary": "The feature store was slow or away: the declared outcome",
+            "value": _DECISION | {"score": None, "reasons": [], "degraded": True},
+        },
+    },
+    "/v1/fraud/labels": {
+        "labels": {"summary": "How many were taken", "value": {"object": "fraud.labels", "accepted": 2}}
+    },
+    "/v1/fraud/decisions/{transaction_id}": {"one": {"summary": "As it was given", "value": _DECISION}},
+}
+"""Answers for the description, by path."""
+
 
 _AWAY = "The fraud service cannot answer now; try again soon."
 _LARGEST_ANSWER = 4 << 20

@@ -21,6 +21,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, help="Score transa
 
 _REDIS = "Redis URL; with ?cluster=1 a node of a cluster."
 _SETTINGS = Annotated[Path | None, typer.Option("--settings", help="JSON file of fraud settings.", exists=True)]
+_TRACKING = Annotated[str, typer.Option(help="MLflow tracking URI: log the run, register the model; empty: do not.")]
 _JSON = Annotated[bool, typer.Option("--json", help="One JSON object instead of text.")]
 
 
@@ -35,9 +36,10 @@ def train(
     rounds: Annotated[int, typer.Option(min=1, max=5_000)] = 200,
     seed: Annotated[int, typer.Option(min=0)] = 20,
     threads: Annotated[int, typer.Option(min=1, max=64)] = 1,
+    tracking: _TRACKING = "",
     as_json: _JSON = False,
 ) -> None:
-    """Train, calibrate and measure a model on a history of payments."""
+    """Train, calibrate and measure a model on a history of payments; log and register it."""
     from serving.fraud.dataset import InvalidData, read_folder
     from serving.fraud.simulate import World, simulate
     from serving.fraud.train import Plan
@@ -54,11 +56,19 @@ def train(
         card = train_model(table, Plan(rounds=rounds, seed=seed, threads=threads), out, source)
     except InvalidData as error:
         _stop(str(error))
+    registered = {}
+    if tracking:
+        from serving.fraud.features import feature_names
+        from serving.fraud.tracking import TRAINED, Tracking
+
+        told = Tracking(tracking).tell(out, card.trained, feature_names(), card.trained["held_out"], TRAINED)
+        registered = {"registry": told}
     result = {
         "folder": str(out),
         "sha256": card.sha256,
         "seconds": round(time.monotonic() - started, 1),
         **card.trained,
+        **registered,
     }
     _show(result, as_json)
 
@@ -207,7 +217,7 @@ def renew(
     log: Annotated[
         Path | None, typer.Option(help="Decision log: train only if `callgate fraud drift` on it raises an alarm.")
     ] = None,
-    tracking: Annotated[str, typer.Option(help="MLflow tracking URI; empty: not logged.")] = "",
+    tracking: _TRACKING = "",
     rounds: Annotated[int, typer.Option(min=1, max=5_000)] = 200,
     seed: Annotated[int, typer.Option(min=0)] = 20,
 ) -> None:
@@ -227,14 +237,15 @@ def renew(
         found = renew_model(read_folder(data), champion, out, Plan(rounds=rounds, seed=seed), "payments given by the operator")  # fmt: skip
     except (InvalidData, NoReference) as error:
         _stop(str(error))
-    version = None
+    told = None
     if tracking:
+        from serving.fraud.cycle import REGISTERED_AS
         from serving.fraud.features import feature_names
-        from serving.fraud.tracking import CHALLENGER, Tracking
+        from serving.fraud.tracking import Tracking
 
-        alias = CHALLENGER if found.passed else "refused"
-        version = Tracking(tracking).register(out, found.trained, feature_names(), found.metrics(), alias)
-    _show({"trained": True, "alarms": list(alarms), "version": version, **found.to_dict()}, True)
+        alias = REGISTERED_AS[found.passed]
+        told = Tracking(tracking).tell(out, found.trained, feature_names(), found.metrics(), alias)
+    _show({"trained": True, "alarms": list(alarms), "registry": told, **found.to_dict()}, True)
     raise typer.Exit(0 if found.passed else 1)
 
 
@@ -243,7 +254,7 @@ def promote(
     log: Annotated[Path, typer.Option(help="Decision log of the shadow run.", exists=True, file_okay=False)],
     champion: Annotated[Path, typer.Option(help="The champion's folder.")],
     challenger: Annotated[Path, typer.Option(help="The challenger's folder.")],
-    tracking: Annotated[str, typer.Option(help="MLflow tracking URI: move the alias, too.")] = "",
+    tracking: _TRACKING = "",
 ) -> None:
     """Judge a challenger on what it said in the shadow once labels are in. Exit code 1: it stays in the shadow."""
     from dataclasses import asdict
@@ -255,13 +266,12 @@ def promote(
         verdict = judge_shadow(log, digest_of_folder(champion), digest_of_folder(challenger))
     except InvalidModel as error:
         _stop(str(error))
+    told = None
     if verdict.promote and tracking:
-        from serving.fraud.tracking import CHALLENGER, Tracking
+        from serving.fraud.tracking import Tracking
 
-        client = Tracking(tracking)
-        if (version := client.version_of(CHALLENGER)) is not None:
-            client.promote(version)
-    _show(asdict(verdict), True)
+        told = Tracking(tracking).tell_promoted()
+    _show({**asdict(verdict), "registry": told}, True)
     raise typer.Exit(0 if verdict.promote else 1)
 
 
@@ -275,7 +285,7 @@ def watch(
     ],
     model: Annotated[Path | None, typer.Option(help="The first champion; without it the shipped model.")] = None,
     data: Annotated[Path | None, typer.Option(help="Folder of fraud_tx_*.parquet from before the log.")] = None,
-    tracking: Annotated[str, typer.Option(help="MLflow tracking URI; empty: not told.")] = "",
+    tracking: _TRACKING = "",
 ) -> None:
     """One look at the log: drift, and then whatever is due: train a challenger, judge it, promote it or not. The service does the same
     by itself every `drift_every_s`."""

@@ -34,8 +34,8 @@ REST_S = 7 * 86_400.0  # between two trainings: labels that could tell whether t
 SHADOW_S = 60 * 86_400.0  # a challenger that has not convinced by then is let go
 REGISTERED_AS = {True: "challenger", False: "refused"}
 
-Register = Callable[[Path, Renewal, str], object]
-"""Tells a registry of a trained folder, what was found, and its alias."""
+Register = Callable[[Path, Renewal, str], str]
+"""Tells a registry of a trained folder, what was found, and its alias; a line about it."""
 
 
 class Look(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,7 +58,7 @@ class Cycle:
     plan: Plan = field(default_factory=Plan)
     limits: Limits | None = None
     register: Register | None = None
-    promoted: Callable[[], object] | None = None
+    promoted: Callable[[], str] | None = None
 
     def look(self, now_s: float) -> Look:
         """One look at the log; what it did is in the folder of versions before it returns.
@@ -96,12 +96,11 @@ class Cycle:
         version = versions.next_version()
         out = versions.path(version)
         found = renew(table, versions.path(state.champion), out, self.plan, "the decision log and what came before it", self.limits)  # fmt: skip
-        if self.register is not None:
-            self.register(out, found, REGISTERED_AS[found.passed])
+        told = (self.register(out, found, REGISTERED_AS[found.passed]),) if self.register is not None else ()
         state = msgspec.structs.replace(state, trained_s=now_s)
         if found.passed:
             state = msgspec.structs.replace(state, challenger=version, shadow_since_s=now_s)
-        return "trained" if found.passed else "refused", found.reasons, versions.write(state)
+        return "trained" if found.passed else "refused", (*found.reasons, *told), versions.write(state)
 
     def _judge(self, versions: Versions, state: State, now_s: float) -> tuple[str, tuple[str, ...], State]:
         champion, challenger = (
@@ -109,10 +108,9 @@ class Cycle:
         )
         verdict = judge_shadow(self.settings.log_directory, champion, challenger, costs=self.settings.costs)
         if verdict.promote:
-            if self.promoted is not None:
-                self.promoted()
+            told = (self.promoted(),) if self.promoted is not None else ()
             state = State(champion=state.challenger or "", trained_s=state.trained_s)
-            return "promoted", (verdict.reason,), versions.write(state)
+            return "promoted", (verdict.reason, *told), versions.write(state)
         if now_s - state.shadow_since_s >= SHADOW_S:
             return "let go", (verdict.reason,), versions.write(msgspec.structs.replace(state, challenger=None))
         return "waiting", (verdict.reason,), state
@@ -128,20 +126,15 @@ def cycle_of(settings: FraudSettings) -> Cycle:
     """A cycle that tells MLflow, where the settings name a tracking server."""
     if not settings.tracking_uri:
         return Cycle(settings)
-    from serving.fraud.tracking import CHALLENGER, Tracking
+    from serving.fraud.tracking import Tracking
 
     tracking = Tracking(settings.tracking_uri)
-
-    def promoted() -> None:
-        if (version := tracking.version_of(CHALLENGER)) is not None:
-            tracking.promote(version)
-
     return Cycle(
         settings,
-        register=lambda folder, found, alias: tracking.register(
+        register=lambda folder, found, alias: tracking.tell(
             folder, found.trained, feature_names(), found.metrics(), alias
         ),
-        promoted=promoted,
+        promoted=tracking.tell_promoted,
     )
 
 

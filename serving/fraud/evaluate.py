@@ -82,18 +82,18 @@ def measure(table: Transactions, rows: Mask, scores: Scores) -> Quality:
     return Quality(roc_auc(fraud, scores), average_precision(fraud, scores), card_precision(table, rows, scores))
 
 
-def interval(table: Transactions, rows: Mask, scores: Scores, draws: int, seed: int) -> tuple[float, float]:
-    """The 95 % bootstrap interval of average precision, drawing customers (a customer's payments stand together)."""
+def intervals(table: Transactions, rows: Mask, scores: Scores, draws: int, seed: int) -> dict[str, tuple[float, float]]:
+    """The 95 % bootstrap intervals of `auc` and `ap`, drawing customers (a customer's payments stand together)."""
     rng = np.random.default_rng(seed)
     names, owner = np.unique(table.customer[rows], return_inverse=True)
     order = np.argsort(-scores, kind="stable")
     fraud, owner = table.fraud[rows][order], owner[order]
     values = []
     for _ in range(draws):
-        weight = np.bincount(rng.integers(0, len(names), len(names)), minlength=len(names))
-        values.append(_weighted_precision(fraud, weight[owner]))
-    low, high = np.quantile(values, [0.025, 0.975])
-    return float(low), float(high)
+        weight = np.bincount(rng.integers(0, len(names), len(names)), minlength=len(names))[owner]
+        values.append((_weighted_auc(fraud, weight), _weighted_precision(fraud, weight)))
+    low, high = np.quantile(values, [0.025, 0.975], axis=0).tolist()
+    return {name: (low[at], high[at]) for at, name in enumerate(("auc", "ap"))}
 
 
 def paired_gain(
@@ -121,3 +121,11 @@ def _weighted_precision(fraud: NDArray[np.int64], weight: NDArray[np.int64]) -> 
     """Average precision of rows in the order of their rank, each counted `weight` times; ties as they stand."""
     hits, taken = np.cumsum(weight * fraud), np.maximum(np.cumsum(weight), 1)
     return float((weight * fraud * hits / taken).sum() / max(hits[-1], 1))
+
+
+def _weighted_auc(fraud: NDArray[np.int64], weight: NDArray[np.int64]) -> float:
+    """AUC of rows in the order of their rank, each counted `weight` times; ties as they stand."""
+    genuine = weight * (1 - fraud)
+    below = genuine.sum() - np.cumsum(genuine)
+    frauds = weight * fraud
+    return float((frauds * below).sum() / max(int(frauds.sum()) * int(genuine.sum()), 1))

@@ -1,17 +1,18 @@
 """Fraud models in MLflow: what was trained on what, how well, and which version is champion or challenger.
 
 Over the tracking server's (or, in tests, the file store's) client API only: models are LightGBM text with a card, never a pickled flavour.
-Knows nothing of how a model is judged. The only file here that knows MLflow.
+Knows nothing of how a model is judged. Fails open, with a line that says so: a registry that is away stops no training. The only file here
+that knows MLflow.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 MODEL_NAME = "callgate-fraud"
-CHAMPION, CHALLENGER = "champion", "challenger"
+CHAMPION, CHALLENGER, TRAINED = "champion", "challenger", "trained"
 
 
 class Tracking:
@@ -22,10 +23,33 @@ class Tracking:
 
         options: Any = environment_variables
         options.MLFLOW_DISABLE_TELEMETRY.set(True)
+        options.MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT.set(True)
+        options.MLFLOW_HTTP_REQUEST_MAX_RETRIES.set(2)  # by default a server that is away costs minutes
         if uri.startswith(("file:", "/", ".")):  # a folder is for one process and for tests; MLflow asks to be told
             options.MLFLOW_ALLOW_FILE_STORE.set(True)
 
         self._client: Any = MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+    def tell(
+        self,
+        folder: Path,
+        trained: Mapping[str, Any],
+        features: tuple[str, ...],
+        metrics: Mapping[str, float],
+        alias: str,
+    ) -> str:
+        """As `register`, in a line that says what became of it. Never raises for the registry's fault."""
+        return _openly(lambda: f"version {self.register(folder, trained, features, metrics, alias)} is {alias}")
+
+    def tell_promoted(self) -> str:
+        """The challenger becomes champion, if there is one; a line as above."""
+        return _openly(self._promoted)
+
+    def _promoted(self) -> str:
+        if (version := self.version_of(CHALLENGER)) is None:
+            return "there is no challenger"
+        self.promote(version)
+        return f"version {version} is {CHAMPION}"
 
     def register(
         self,
@@ -76,3 +100,10 @@ class Tracking:
             return str(self._client.get_model_version_by_alias(MODEL_NAME, alias).version)
         except MlflowException:
             return None
+
+
+def _openly(work: Callable[[], str]) -> str:
+    try:
+        return f"mlflow: {work()}"
+    except Exception as error:  # noqa: BLE001 - telemetry fails open, whatever a vendor raises
+        return f"mlflow: not told ({type(error).__name__}); the model folder is complete"

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from serving.fraud.dataset import Transactions, read_folder
-from serving.fraud.evaluate import interval, lived_week, measure, paired_gain
+from serving.fraud.evaluate import intervals, lived_week, measure, paired_gain
 from serving.fraud.features import FEATURES_VERSION, ONE_EVENT, FeatureTable, derive
 from serving.fraud.history import (
     EVENT,
@@ -60,47 +60,68 @@ def detection(folder: Path) -> Figures:
         elif int(table.day.min()) + 21 <= first_day <= last:
             done[first_day] = name
             figures |= one_week(table, features, name, first_day)
-    return figures | parity(table, features)
+    figures |= parity(table, features)
+    return figures if QUICK else figures | future(table, features, last)
 
 
 def one_week(table: Transactions, features: FeatureTable, name: str, first_day: int) -> Figures:
-    """Ours on a week; on the handbook's, also its baselines, the paired gain and shuffled labels."""
+    """Ours on a week; on the handbook's and the newest also its baselines, the paired gain and shuffled labels."""
     rows = lived_week(table, first_day)
     scores = our_scores(table, features, table.fraud, first_day, rows)
+    draws = 200 if QUICK else 1_000
     figures = quality(name, table, rows, scores)
-    figures[f"{name}.ap_lo"], figures[f"{name}.ap_hi"] = interval(table, rows, scores, 200 if QUICK else 1_000, seed=1)
+    for part, ends in intervals(table, rows, scores, draws, seed=1).items():
+        figures[f"{name}.{part}_lo"], figures[f"{name}.{part}_hi"] = ends
     figures |= {f"{name}.rows": int(rows.sum()), f"{name}.frauds": int(table.fraud[rows].sum())}
-    if name != "week":
+    if name not in ("week", "late"):
         return figures
+    prefix = "" if name == "week" else f"{name}."
     for baseline, theirs in baseline_scores(table, first_day, rows).items():
-        figures |= quality(baseline, table, rows, theirs)
+        figures |= quality(f"{prefix}{baseline}", table, rows, theirs)
         if baseline == "rf":
-            gain = paired_gain(table, rows, scores, theirs, 200 if QUICK else 1_000, seed=2)
-            figures |= dict(zip(("gain.ap", "gain.ap_lo", "gain.ap_hi"), gain, strict=True))
-    figures["baselines.furthest"] = max(
-        abs(float(figures[f"{one}.{part}"] or 0) - value)
-        for one, published in PUBLISHED.items()
-        for part, value in zip(PARTS, published, strict=True)
-        if f"{one}.{part}" in figures
-    )
-    return figures if QUICK else figures | shuffled(table, features, first_day, rows)
+            gain = paired_gain(table, rows, scores, theirs, draws, seed=2)
+            figures |= dict(zip((f"{prefix}gain.ap{end}" for end in ("", "_lo", "_hi")), gain, strict=True))
+    if name == "week":
+        figures["baselines.furthest"] = max(
+            abs(float(figures[f"{one}.{part}"] or 0) - value)
+            for one, published in PUBLISHED.items()
+            for part, value in zip(PARTS, published, strict=True)
+        )
+    figures[f"{name}.fraud_share"] = float(table.fraud[rows].mean())
+    return figures if QUICK else figures | shuffled(table, features, f"{prefix}shuffled", first_day, rows)
 
 
-def shuffled(table: Transactions, features: FeatureTable, first_day: int, rows: Any) -> Figures:
+def shuffled(table: Transactions, features: FeatureTable, name: str, first_day: int, rows: Any) -> Figures:
     """Models of shuffled labels: anything but chance would be a leak. Frauds resemble each other, so one model's AUC strays far;
     the mean of eight is told with its standard error."""
     rng, found = np.random.default_rng(7), []
     plan = Plan(rounds=20, training_days=14)
     for _ in range(8):
         scores = our_scores(table, features, rng.permutation(table.fraud), first_day, rows, plan)
-        found.append(quality("shuffled", table, rows, scores))
-    aucs = [float(one["shuffled.auc"] or 0) for one in found]
+        found.append(measure(table, rows, scores))
+    aucs = [one.auc for one in found]
     return {
-        "shuffled.auc": float(np.mean(aucs)),
-        "shuffled.auc_error": float(np.std(aucs, ddof=1) / len(aucs) ** 0.5),
-        "shuffled.ap": float(np.mean([float(one["shuffled.ap"] or 0) for one in found])),
-        "week.fraud_share": float(table.fraud[rows].mean()),
+        f"{name}.auc": float(np.mean(aucs)),
+        f"{name}.auc_error": float(np.std(aucs, ddof=1) / len(aucs) ** 0.5),
+        f"{name}.ap": float(np.mean([one.average_precision for one in found])),
     }
+
+
+def future(table: Transactions, features: FeatureTable, first_day: int) -> Figures:
+    """Features of the past of one moment, with all that comes after it changed, and all labels not yet due then: they must not move."""
+    now_s = (first_day + 3) * 86_400
+    past, young = table.at_s <= now_s, table.at_s > now_s - 7 * 86_400
+    other = Transactions(
+        table.transaction,
+        table.customer,
+        table.terminal,
+        table.at_s,
+        np.where(past, table.cents, 77),
+        np.where(young, 1 - table.fraud, table.fraud),
+    )
+    again = features_of(other).values[past].view(np.int64)
+    differing = (again != features.values[past].view(np.int64)).any(axis=1)
+    return {"future.rows": int(past.sum()), "future.differing": int(differing.sum())}
 
 
 def quality(name: str, table: Transactions, rows: Any, scores: Any) -> Figures:

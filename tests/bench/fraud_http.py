@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -64,6 +64,10 @@ def latency(gateway: str, key: str) -> Figures:
         for name in started:
             for figure in rounds[0][name]:  # interleaved rounds; the median stands
                 figures[figure] = float(np.median([float(one[name][figure] or 0) for one in rounds]))
+        for name in ("service", "http"):
+            figures[f"naive.cpu_over_{name}"] = float(figures["naive.cpu_ms"] or 0) / float(
+                figures[f"{name}.cpu_ms"] or 1
+            )
         before = cpu_s(redis_pid)
         for name in ("service", "http"):
             pid, there, a_key = started[name]
@@ -113,13 +117,19 @@ async def run(port: int, key: str, prefix: str, seconds: float) -> Result:
 
 
 @contextmanager
-def running(command: list[str], port: int, health: str | None = "/health/ready") -> Iterator[int]:
-    """A service as a process of its own, ready; stopped at the end."""
-    environment = os.environ | {"CALLGATE_KEY_SECRET": SECRET, "OMP_NUM_THREADS": "1"}
+def running(
+    command: list[str],
+    port: int,
+    health: str | None = "/health/ready",
+    more: Mapping[str, str] = {},
+    within_s: float = 60.0,
+) -> Iterator[int]:
+    """A service as a process of its own, ready; stopped at the end. more: of the environment."""
+    environment = {**os.environ, "CALLGATE_KEY_SECRET": SECRET, "OMP_NUM_THREADS": "1", **more}
     log = tempfile.TemporaryFile()  # noqa: SIM115 (closed below, after the process)
     process = subprocess.Popen(command, env=environment, cwd=ROOT, stdout=log, stderr=log)
     try:
-        limit = time.monotonic() + 60
+        limit = time.monotonic() + within_s
         while health and not _answers(f"http://127.0.0.1:{port}{health}"):
             if time.monotonic() > limit or process.poll() is not None:
                 log.seek(0)

@@ -20,7 +20,7 @@ from serving.fraud.backfill import backfill, rebuild
 from serving.fraud.build import build_scorer
 from serving.fraud.cli import app
 from serving.fraud.features import ONE_EVENT, derive
-from serving.fraud.history import aggregate, aggregate_customer
+from serving.fraud.history import DAY_S, FRAUD, aggregate, aggregate_customer, digest_of, pack_event
 from serving.fraud.hopsworks import HopsworksStore
 from serving.fraud.memory import MemoryStore
 from serving.fraud.settings import FraudSettings, HopsworksGroup
@@ -166,6 +166,24 @@ async def test_a_wire_that_is_cut_fails_all_that_wait_and_then_connects_again(tm
         await store._run([("LPUSH", "list", "1"), ("APPEND", "list", "2")])
     await wire.aclose()
     server.shutdown()
+
+
+async def test_writers_at_once_lose_no_event_and_no_label(redis_url: str, tmp_path: Path) -> None:
+    """Four connections append to one customer and one terminal, each event by two of them, while others trim and label."""
+    async with contextlib.AsyncExitStack() as stack:
+        stores = [await stack.enter_async_context(open_redis(redis_url, own(tmp_path))) for _ in range(4)]
+
+        async def write(number: int, store: RedisStore) -> None:
+            event = pack_event(NOW_S - 10 * DAY_S + number, 100, f"t-{number}")
+            await store.observe(f"t-{number}", "c", "m", event)
+            await store.trim([("customer", "c"), ("terminal", "m")])
+            assert await store.mark(("customer", "c"), digest_of(f"t-{number}"), FRAUD)
+
+        await asyncio.gather(*(write(n, stores[(n + turn) % 4]) for turn in (0, 1) for n in range(200)))
+        seen = await stores[0].observe("x", "c", "m", b"")
+    assert len(seen.customer) == len(seen.terminal) == 400 * 20
+    customer, terminal = aggregate(seen.customer, NOW_S), aggregate(seen.terminal, NOW_S)
+    assert (customer.count_30, customer.fraud_30, terminal.count_30, terminal.fraud_30) == (200, 200, 200, 0)
 
 
 async def test_a_snapshot_brings_the_store_back_on_any_store(

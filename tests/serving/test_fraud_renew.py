@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,13 +21,15 @@ from serving.fraud.cli import app
 from serving.fraud.dataset import Transactions
 from serving.fraud.features import feature_names
 from serving.fraud.memory import MemoryStore
+from serving.fraud.model import digest_of_folder
 from serving.fraud.renew import Limits, Renewal, Slice, judged, renew
 from serving.fraud.settings import SHIPPED_MODEL, FraudSettings
 from serving.fraud.shadow import bucket_of, judge_shadow
 from serving.fraud.simulate import World, simulate
-from serving.fraud.tracking import CHALLENGER, CHAMPION, Tracking
+from serving.fraud.tracking import CHALLENGER, CHAMPION, MODEL_NAME, Tracking
 from serving.fraud.train import Plan
 from serving.fraud.types import Label, Transaction
+from tests.bench.fraud_http import free_port, running
 
 NOW_S = 1_790_000_000
 
@@ -93,25 +98,50 @@ def test_a_slice_that_suffers_is_a_reason(renewal: Renewal) -> None:
     assert "5.00% false alarms" in reasons[0]
 
 
-def test_the_registry_knows_data_features_metrics_and_who_is_champion(
-    renewal: Renewal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture(scope="module")
+def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A real tracking server with a registry, on SQLite."""
+    port, folder = free_port(), tmp_path_factory.mktemp("mlflow")
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1", "--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", str(folder / "artifacts")]  # fmt: skip
+    environment = os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    with running(command, port, "/health", environment, 200):
+        yield f"http://127.0.0.1:{port}"
+
+
+@pytest.mark.servers
+@pytest.mark.timeout(300)
+def test_a_real_registry_knows_data_features_metrics_card_and_who_is_champion(
+    table: Transactions, renewal: Renewal, tmp_path: Path, mlflow_server: str
 ) -> None:
-    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
-    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
-    uri = f"file:{tmp_path / 'mlruns'}"
-    tracking = Tracking(uri)
-    version = tracking.register(Path(renewal.folder), renewal.trained, feature_names(), renewal.metrics(), CHALLENGER)
-    assert (tracking.version_of(CHALLENGER), tracking.version_of(CHAMPION)) == (version, None)
     from mlflow import MlflowClient
 
-    client: Any = MlflowClient(uri, uri)
-    run = client.get_run(client.get_model_version("callgate-fraud", version).run_id)
-    assert run.data.params["data_sha256"] == renewal.trained["data_sha256"]
-    assert run.data.metrics["ap"] == renewal.ap
-    stored = {one.path for one in client.list_artifacts(run.info.run_id, "model")}
-    assert {"model/model.txt", "model/model.json", "model/README.md", "model/reference.json"} <= stored
-    tracking.promote(version)
-    assert (tracking.version_of(CHALLENGER), tracking.version_of(CHAMPION)) == (None, version)
+    write_parquet(table, tmp_path / "data")
+    arguments = ["train", "--data", str(tmp_path / "data"), "--out", str(tmp_path / "first"), "--rounds", "10", "--tracking", mlflow_server, "--json"]  # fmt: skip
+    done = CliRunner().invoke(app, arguments)
+    assert (done.exit_code, json.loads(done.stdout)["registry"]) == (0, "mlflow: version 1 is trained")
+    tracking = Tracking(mlflow_server)
+    told = tracking.tell(Path(renewal.folder), renewal.trained, feature_names(), renewal.metrics(), CHALLENGER)
+    assert told == "mlflow: version 2 is challenger"
+    assert (tracking.version_of(CHALLENGER), tracking.version_of(CHAMPION)) == ("2", None)
+    client: Any = MlflowClient(mlflow_server, mlflow_server)
+    for version, trained, ap in (("1", table.digest(), None), ("2", renewal.trained["data_sha256"], renewal.ap)):
+        run = client.get_run(client.get_model_version(MODEL_NAME, version).run_id)
+        assert run.info.status == "FINISHED"
+        assert (run.data.params["data_sha256"], run.data.params["features"]) == (trained, str(len(feature_names())))
+        assert run.data.metrics["ap" if ap else "average_precision"] == pytest.approx(ap or json.loads(done.stdout)["held_out"]["average_precision"])  # fmt: skip
+        stored = {one.path for one in client.list_artifacts(run.info.run_id, "model")}
+        assert {"model/model.txt", "model/model.json", "model/README.md", "model/reference.json"} <= stored
+    fetched = Path(client.download_artifacts(run.info.run_id, "model", str(tmp_path)))
+    assert digest_of_folder(fetched) == digest_of_folder(Path(renewal.folder))  # what was registered is what is served
+    assert tracking.tell_promoted() == "mlflow: version 2 is champion"
+    assert (tracking.version_of(CHALLENGER), tracking.version_of(CHAMPION)) == (None, "2")
+    assert tracking.tell_promoted() == "mlflow: there is no challenger"
+
+
+def test_a_registry_that_is_away_costs_a_line_and_no_training(renewal: Renewal) -> None:
+    away = Tracking(f"http://127.0.0.1:{free_port()}")
+    told = away.tell(Path(renewal.folder), renewal.trained, feature_names(), renewal.metrics(), CHALLENGER)
+    assert told == "mlflow: not told (MlflowException); the model folder is complete"
 
 
 def test_a_customer_keeps_its_model_and_shares_are_kept() -> None:
@@ -137,8 +167,6 @@ async def run_shadow(renewal: Renewal, log: Path, share: float) -> list[str]:
 
 
 async def test_the_shadow_is_compared_after_the_answer_and_labels_decide(renewal: Renewal, tmp_path: Path) -> None:
-    from serving.fraud.model import digest_of_folder
-
     champion, challenger = digest_of_folder(SHIPPED_MODEL), digest_of_folder(Path(renewal.folder))
     assert set(await run_shadow(renewal, tmp_path / "dark", 0.0)) == {champion}
     verdict = judge_shadow(tmp_path / "dark", champion, challenger, most_disagreement=1.0)
