@@ -69,7 +69,8 @@ class FraudScorer:
     # --- the path ---
 
     async def score(self, transaction: Transaction) -> Decision:
-        """The decision, durable before it is returned. The same transaction again gets the same decision.
+        """The decision, durable before it is returned. The same transaction again gets the same decision. Two processes that are asked at
+        once each decide, from the same history, and put it on record; the payment counts once, and the first decision filed stays.
 
         Raises:
             InvalidTransaction: its time, currency or id cannot be served here; nothing was written.

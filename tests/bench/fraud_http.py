@@ -122,7 +122,7 @@ def running(
     port: int,
     health: str | None = "/health/ready",
     more: Mapping[str, str] = {},
-    within_s: float = 60.0,
+    within_s: float = 180.0,
 ) -> Iterator[int]:
     """A service as a process of its own, ready; stopped at the end. more: of the environment."""
     environment = {**os.environ, "CALLGATE_KEY_SECRET": SECRET, "OMP_NUM_THREADS": "1", **more}

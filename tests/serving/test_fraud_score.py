@@ -120,6 +120,21 @@ async def test_a_new_process_answers_a_repeat_from_the_store(settings: FraudSett
     await other.aclose()
 
 
+async def test_two_processes_asked_at_once_decide_alike_and_the_payment_counts_once(
+    settings: FraudSettings, client: Any, tmp_path: Path
+) -> None:
+    scorers = [await build_scorer(settings.model_copy(update={"log_directory": tmp_path / name}), RedisStore(ThroughClient(client)), lambda: float(NOW_S)) for name in "abc"]  # fmt: skip
+    await scorers[0].score(transaction(0, ago_s=DAY_S))
+    first, second = await asyncio.gather(*(one.score(transaction(1, amount="95.00")) for one in scorers[:2]))
+    assert first == second
+    for one in scorers[:2]:
+        await one.settle()
+    assert await scorers[2].score(transaction(1, amount="95.00")) == first
+    assert aggregate(await client.get("fraud:c:c-1"), NOW_S + 1).count_7 == 2
+    for one in scorers:
+        await one.aclose()
+
+
 async def test_an_id_used_for_another_payment_is_refused(scorer: FraudScorer) -> None:
     await scorer.score(transaction(1))
     with pytest.raises(InvalidTransaction) as refused:
