@@ -82,6 +82,9 @@ def run(
         Engine, typer.Option(help="Where the shards run; job: this is one pod of an Indexed Job.")
     ] = Engine.PROCESSES,
     ray_address: Annotated[str, typer.Option(help="A Ray cluster; local: one of its own on this machine.")] = "local",
+    sequential: Annotated[
+        bool, typer.Option("--sequential", help="Look every ten conversations; stop when the verdict is known.")
+    ] = False,
     cache: Annotated[Path | None, typer.Option(help="Keep replies in this file for later runs too.")] = None,
     mlflow: Annotated[str | None, typer.Option(help="Tell this MLflow tracking URI too.")] = None,
     model_version: Annotated[str | None, typer.Option(help="NAME/VERSION in MLflow's registry to tag.")] = None,
@@ -98,7 +101,7 @@ def run(
 
     options = Options(
         suite, candidate, baseline, url, judge_url or url, out, labels, concurrency, _shard(shard), cache,
-        os.environ.get("CALLGATE_API_KEY"), _signing_key(),
+        os.environ.get("CALLGATE_API_KEY"), _signing_key(), sequential,
     )  # fmt: skip
     with broken_is_3(), progress_bars(quiet=machine) as progress:
         report = _work(options, shards, engine, ray_address, progress)

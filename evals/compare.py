@@ -8,13 +8,24 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
+
+import numpy as np
 
 from evals.calibrate import Calibration, Labels
+from evals.digests import digest
 from evals.drift import changed_trust
 from evals.evidence import Evidence, MetricPlan
 from evals.statistics.corrections import ppi_difference
 from evals.statistics.differences import paired_difference
-from evals.types import Comparison, Difference, Score, Standing, Trust
+from evals.statistics.sequential import (
+    FIRST_LOOK,
+    asymptotic_p,
+    asymptotic_sequence,
+    betting_p,
+    betting_sequence,
+)
+from evals.types import AnyTime, Comparison, Difference, Score, Standing, Trust
 
 _EXACT = Trust(Standing.EXACT, "computed, not judged")
 
@@ -92,6 +103,44 @@ def _compare(evidence: Evidence, metric: MetricPlan, trust: Trust, labels: Label
         best=_difference(pairs, 1.0, 0.0, corrected=corrected),
         trust=trust,
         method="paired, clustered, corrected by labels (PPI++)" if corrected else "paired, clustered",
+        anytime=_anytime(pairs, metric.margin, evidence, corrected=corrected) if evidence.limits.sequential else None,
+    )
+
+
+def look_order(dataset_digest: str, conversation: str) -> str:
+    """The key by which a sequential run orders conversations: at random, and the same for everybody who asks."""
+    return digest([dataset_digest, conversation])
+
+
+def _anytime(pairs: list[_Pair], margin: float, evidence: Evidence, *, corrected: bool) -> AnyTime:
+    """One value a conversation, in the order of the looks: its mean difference, as worst and as best.
+
+    Bets are exact where the metric is computed. Where labels correct a judge the value is judged + (human - judged) / labelled share, whose
+    mean is the truth but whose range is not bounded: the asymptotic sequence, which says nothing before 30 conversations.
+    """
+    order = sorted({pair.conversation for pair in pairs}, key=lambda name: look_order(evidence.dataset_digest, name))
+    groups: dict[str, list[_Pair]] = {name: [] for name in order}
+    for pair in pairs:
+        groups[pair.conversation].append(pair)
+    worst, best = (
+        np.array([fmean(pair.difference(*sides) for pair in group) for group in groups.values()])
+        for sides in ((0.0, 1.0), (1.0, 0.0))
+    )
+    alpha, p_of = evidence.limits.alpha, asymptotic_p if corrected else betting_p
+    if corrected:
+        human = np.array([fmean(pair.human for pair in group) for group in groups.values()])
+        seen = np.isfinite(human)
+        share = max(float(seen.mean()), 1e-9) if seen.size else 1.0
+        worst, best = (one + np.where(seen, human - one, 0.0) / share for one in (worst, best))
+    sequence = asymptotic_sequence if corrected else betting_sequence
+    few = len(order) < (FIRST_LOOK if corrected else 1)
+    return AnyTime(
+        conversations=len(order),
+        low=-1.0 if few else float(sequence(worst, alpha).low[-1]),
+        high=1.0 if few else float(sequence(best, alpha).high[-1]),
+        p_not_worse=p_of(worst, -margin, alpha, above=True),
+        p_better=p_of(worst, 0.0, alpha, above=True),
+        p_worse=p_of(best, -margin, alpha, above=False),
     )
 
 

@@ -47,6 +47,8 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
+    """`conversations` are those of the whole dataset; a sequential run may have stopped before it asked them all."""
+
     suite: str
     suite_version: str
     suite_digest: str
@@ -62,6 +64,7 @@ class Evidence:
     scores: tuple[Score, ...]
     anchors: tuple[AnchorScores, ...] = ()
     locked: tuple[AnchorScores, ...] = ()
+    conversations: int = 0
 
     def digest(self) -> str:
         """Of everything but what differs between two equal runs: latency, and whether a reply came from the journal."""

@@ -8,6 +8,7 @@ so
   no correction is due: an intersection-union test keeps alpha (Berger, Technometrics 1982;24:295-300).
 - With promote_when 'better', one primary metric must also be shown to improve; any one will do, so Holm applies.
 - Reject needs 'worse by more than the margin' for one deciding metric; any one will do, so Holm applies.
+- In a sequential run the p values are those of Comparison.anytime, valid however often one looks; Holm applies to them as well.
 - What is not scored counts against the claim in question: promote is read from the worst case, reject from the best
 case.
 """
@@ -23,11 +24,33 @@ from evals.types import Comparison, GateReport, Limits, MetricDecision, PromoteW
 def decide(comparisons: Sequence[Comparison], limits: Limits) -> GateReport:
     """Comparisons of one run, and the limits they are held to."""
     deciding = [c for c in comparisons if c.decides and c.trust.may_decide and not _blockers(c, limits)]
-    worse = _adjusted(deciding, [p_below(c.best, -c.margin) for c in deciding])
+    worse = _adjusted(deciding, [p_worse(c) for c in deciding])
     primaries = [c for c in deciding if c.primary]
-    better = _adjusted(primaries, [p_above(c.worst, 0.0) for c in primaries])
+    better = _adjusted(primaries, [p_better(c) for c in primaries])
     decisions = tuple(_decide_metric(c, limits, worse, better) for c in comparisons)
     return GateReport(*_verdict(decisions, comparisons, limits), decisions, limits)
+
+
+def p_worse(comparison: Comparison) -> float:
+    if comparison.anytime is not None:
+        return comparison.anytime.p_worse
+    return p_below(comparison.best, -comparison.margin)
+
+
+def p_better(comparison: Comparison) -> float:
+    return p_above(comparison.worst, 0.0) if comparison.anytime is None else comparison.anytime.p_better
+
+
+def p_not_worse(comparison: Comparison) -> float:
+    if comparison.anytime is not None:
+        return comparison.anytime.p_not_worse
+    return p_above(comparison.worst, -comparison.margin)
+
+
+def _bounds(comparison: Comparison, alpha: float) -> tuple[float, float]:
+    if comparison.anytime is not None:
+        return comparison.anytime.low, comparison.anytime.high
+    return interval(comparison.worst, alpha)[0], interval(comparison.best, alpha)[1]
 
 
 def _adjusted(comparisons: Sequence[Comparison], p_values: Sequence[float]) -> dict[str, float]:
@@ -53,11 +76,9 @@ def _blockers(comparison: Comparison, limits: Limits) -> tuple[str, ...]:
 def _decide_metric(
     comparison: Comparison, limits: Limits, worse: dict[str, float], better: dict[str, float]
 ) -> MetricDecision:
-    low = interval(comparison.worst, limits.alpha)[0]
-    high = interval(comparison.best, limits.alpha)[1]
-    p_not_worse = p_above(comparison.worst, -comparison.margin)
-    p_worse = worse.get(comparison.metric, 1.0)
-    p_better = better.get(comparison.metric, 1.0)
+    low, high = _bounds(comparison, limits.alpha)
+    not_worse = p_not_worse(comparison)
+    p_of_worse, p_of_better = worse.get(comparison.metric, 1.0), better.get(comparison.metric, 1.0)
     margin = f"the margin of {comparison.margin:g}"
     blockers = _blockers(comparison, limits)
     verdict = Verdict.INCONCLUSIVE
@@ -65,29 +86,21 @@ def _decide_metric(
         reason = f"for information only ({comparison.trust.reason})"
     elif not comparison.trust.may_decide:
         more = comparison.trust.labels_needed
-        if comparison.trust.standing is Standing.CHANGED:
-            return _undecided(comparison, low, high, p_worse, p_not_worse, p_better, comparison.trust.reason)
         labels = f"; about {more} labels would decide" if more else "; no number of labels would help this judge"
-        reason = f"the judge is refused: {comparison.trust.reason}{labels}"
+        refused = f"the judge is refused: {comparison.trust.reason}{labels}"
+        reason = comparison.trust.reason if comparison.trust.standing is Standing.CHANGED else refused
     elif blockers:
         reason = "; ".join(blockers)
-    elif p_worse <= limits.alpha:
-        verdict, reason = Verdict.REJECT, f"worse by more than {margin} (p {p_worse:.3g} after Holm)"
-    elif p_not_worse <= limits.alpha:
+    elif p_of_worse <= limits.alpha:
+        verdict, reason = Verdict.REJECT, f"worse by more than {margin} (p {p_of_worse:.3g} after Holm)"
+    elif not_worse <= limits.alpha:
         verdict = Verdict.PROMOTE
-        reason = f"better (p {p_better:.3g} after Holm)" if p_better <= limits.alpha else f"not worse by {margin}"
+        reason = f"better (p {p_of_better:.3g} after Holm)" if p_of_better <= limits.alpha else f"not worse by {margin}"
     else:
         reason = f"the interval from {low:+.3f} to {high:+.3f} holds both sides of {margin}"
     return MetricDecision(
-        comparison.metric, verdict, not comparison.decides, low, high, p_worse, p_not_worse, p_better, reason
+        comparison.metric, verdict, not comparison.decides, low, high, p_of_worse, not_worse, p_of_better, reason
     )
-
-
-def _undecided(
-    comparison: Comparison, low: float, high: float, p_worse: float, p_not_worse: float, p_better: float, reason: str
-) -> MetricDecision:
-    verdict = Verdict.INCONCLUSIVE
-    return MetricDecision(comparison.metric, verdict, False, low, high, p_worse, p_not_worse, p_better, reason)
 
 
 def _verdict(

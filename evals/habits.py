@@ -17,6 +17,10 @@ from evals.judges.panel import disagreement
 
 def habits(evidence: Evidence) -> Iterator[str]:
     """For a report; nothing for a metric that is computed and complete."""
+    asked = len({case.conversation for case in evidence.cases})
+    if evidence.limits.sequential:
+        saved = 1 - asked / max(1, evidence.conversations)
+        yield f"sequential: stopped after {asked} of {evidence.conversations} conversations, {saved:.0%} of the calls not made"
     for metric in evidence.metrics:
         scores = [score for score in evidence.scores if score.metric == metric.name]
         if metric.judge.startswith("pairwise/"):

@@ -16,7 +16,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from evals.attack import Flips, load_attacks, measure_flips
-from evals.calibrate import load_labels
+from evals.calibrate import Labels, load_labels
 from evals.drift import AnchorScores, save_lock
 from evals.errors import SuiteError
 from evals.evidence import Evidence, save_evidence
@@ -32,6 +32,7 @@ from evals.suite import Suite, find_suite, load_suite, lock_path
 from evals.target import Budget, ChatClient, Patience, open_session
 from evals.tracking import Trackers
 from evals.tracking import record as tell
+from evals.types import Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,7 @@ class Options:
     cache: Path | None
     api_key: str | None = field(repr=False)
     signing_key: bytes | None = field(repr=False)
+    sequential: bool = False
 
 
 class Real:
@@ -93,11 +95,15 @@ def conclude(evidence: Evidence, options: Options) -> Report:
     return report
 
 
+def decide_now(evidence: Evidence, labels: Labels | None) -> Verdict:
+    return build_report(evidence, labels).gate.verdict
+
+
 async def _launch(options: Options, progress: Progress | None) -> Report:
-    if options.labels:
-        load_labels(options.labels)  # a fault in them is named before anything is paid for
+    labels = load_labels(options.labels) if options.labels else None  # a fault is named before anything is paid for
     async with _opened(options, progress) as (run, plan, journal):
-        report = conclude(await run.gather(plan), options)
+        found = await run.gather(plan, lambda so_far: decide_now(so_far, labels) is not Verdict.INCONCLUSIVE)
+        report = conclude(found, options)
         if options.cache is None:
             journal.delete()
     return report
@@ -106,6 +112,7 @@ async def _launch(options: Options, progress: Progress | None) -> Report:
 @asynccontextmanager
 async def _opened(options: Options, progress: Progress | None) -> AsyncIterator[tuple[EvalRun, Plan, Journal]]:
     suite = load_suite(find_suite(options.suite))
+    suite = suite.looked_at_early() if options.sequential else suite
     plan = Plan(suite, suite.setting(options.candidate), suite.setting(options.baseline), options.shard)
     budget = Budget(max_requests=suite.model.budget.max_requests, max_cost_usd=suite.model.budget.max_cost_usd)
     budget = budget.share(options.shard[1]) if options.shard else budget

@@ -6,16 +6,17 @@ Both settings answer the same samples in the same run and meet the same judges. 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from pathlib import Path
 from typing import TypeVar
 
+from evals.compare import look_order
 from evals.digests import code_digest
 from evals.drift import AnchorScores, score_anchors
 from evals.errors import SuiteError, TargetError
-from evals.evidence import Evidence, MetricPlan, case_of
+from evals.evidence import Evidence, MetricPlan, case_of, merge
 from evals.judges.build import build_judges, build_pairwise
 from evals.judges.pairwise import PairwiseJudge
 from evals.suite import Suite
@@ -24,6 +25,8 @@ from evals.types import Answer, Judge, Sample, Score, Setting
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+Decided = Callable[[Evidence], bool]
+LOOK = 10  # conversations between two looks of a sequential run
 Progress = Callable[[str, int, int, Decimal | None], None]
 """Called as (stage, done, total, dollars spent so far) after every answer and score; None where they are not known."""
 
@@ -57,21 +60,33 @@ class EvalRun:
         self._concurrency = concurrency
         self._progress = progress or _say_nothing
 
-    async def gather(self, plan: Plan) -> Evidence:
-        """All answers and scores, undecided. Raises TargetError if one setting of a whole run gave no answer at all.
+    async def gather(self, plan: Plan, decided: Decided | None = None) -> Evidence:
+        """All answers and scores, undecided; of a sequential suite, as many as it takes until they are `decided`.
 
-        The anchors of a run that is cut into shards are scored by the first shard alone.
+        Raises TargetError if one setting of a whole run gave no answer at all. The anchors of a run that is cut into shards are scored by the
+        first shard alone.
         """
         judges = build_judges(plan.suite.model, self._judge_client)
         pairwise = build_pairwise(plan.suite.model, self._judge_client)
-        samples = self.load(plan)
+        anchors = await self.score_anchors(plan.suite) if plan.shard is None or plan.shard[0] == 0 else ()
+        found: Evidence | None = None
+        for samples in looks(self.load(plan), plan):
+            evidence = await self._ask(samples, plan, judges, pairwise)
+            evidence = replace(evidence, anchors=anchors, locked=plan.suite.locked)
+            found = evidence if found is None else merge([found, evidence])
+            if plan.suite.limits.sequential and decided is not None and decided(found):
+                break
+        assert found is not None, "a dataset has at least one case"  # noqa: S101
+        return found
+
+    async def _ask(
+        self, samples: Sequence[Sample], plan: Plan, judges: dict[str, Judge], pairwise: dict[str, PairwiseJudge]
+    ) -> Evidence:
         candidate = await self.generate(samples, plan, plan.candidate)
         baseline = await self.generate(samples, plan, plan.baseline)
         scores = await self.judge(samples, [*candidate, *baseline], judges)
         scores += await self.judge_pairs(samples, candidate, baseline, pairwise)
-        evidence = collect(plan, samples, {**judges, **pairwise}, [*candidate, *baseline], scores)
-        anchors = await self.score_anchors(plan.suite) if plan.shard is None or plan.shard[0] == 0 else ()
-        return replace(evidence, anchors=anchors, locked=plan.suite.locked)
+        return collect(plan, samples, {**judges, **pairwise}, [*candidate, *baseline], scores)
 
     async def score_anchors(self, suite: Suite) -> tuple[AnchorScores, ...]:
         """Empty where the suite has none."""
@@ -81,6 +96,8 @@ class EvalRun:
     def load(self, plan: Plan) -> tuple[Sample, ...]:
         if plan.candidate.name == plan.baseline.name:
             raise SuiteError("candidate and baseline are one target; to compare a model with itself give it two names")
+        if plan.shard and plan.suite.limits.sequential:
+            raise SuiteError("a sequential run looks at its cases in order and may stop: it cannot be cut into shards")
         dataset = plan.suite.dataset
         return (dataset.shard(*plan.shard) if plan.shard else dataset).samples
 
@@ -139,6 +156,18 @@ class EvalRun:
         return [result for result in results if result is not None]
 
 
+def looks(samples: tuple[Sample, ...], plan: Plan) -> Iterator[tuple[Sample, ...]]:
+    """All samples at once, or of a sequential suite the conversations in the order of the looks, LOOK at a time."""
+    if not plan.suite.limits.sequential:
+        yield samples
+        return
+    dataset = plan.suite.dataset.digest
+    order = sorted({sample.conversation for sample in samples}, key=lambda name: look_order(dataset, name))
+    for first in range(0, len(order), LOOK):
+        mine = set(order[first : first + LOOK])
+        yield tuple(sample for sample in samples if sample.conversation in mine)
+
+
 def require_answers(answers: Sequence[Answer], setting: str) -> None:
     """Raises TargetError where a setting was asked and every answer is an error."""
     mine = [answer for answer in answers if answer.setting == setting]
@@ -187,4 +216,5 @@ def collect(
         cases=cases,
         answers=tuple(answers),
         scores=tuple(scores),
+        conversations=len({sample.conversation for sample in plan.suite.dataset.samples}),
     )

@@ -17,12 +17,12 @@ from scipy import stats
 
 from evals.statistics.agreement import Bounded, clopper_pearson
 from evals.statistics.differences import RESERVE, RULE_OF_THREE, one_sided_inverse
+from evals.statistics.sequential import FIRST_LOOK, log_wealth
 
 Array = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
 Random = np.random.Generator
 BATCH = 500  # releases held at once: about 30 MB
-FIRST_LOOK = 30  # conversations before the sequential method may stop: its limit theorem needs some dozens
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,15 +188,8 @@ def betting_sequential(releases: Releases, margin: float, alpha: float) -> Outco
     """The exact test by betting on judged differences (statistics/sequential.py), at the one bound that is asked about: for
     deterministic checks, whose judge makes no error.
     """
-    scaled, bound = (np.clip(releases.judged, -1, 1) + 1) / 2, (1 - margin) / 2
-    time = np.arange(1, scaled.shape[1] + 1)
-    mean = (0.5 + np.cumsum(scaled, axis=1)) / (time + 1)
-    variance = (0.25 + np.cumsum(np.square(scaled - mean), axis=1)) / (time + 1)
-    before = np.concatenate([np.full((len(scaled), 1), 0.25), variance[:, :-1]], axis=1)
-    bets, limit = np.sqrt(2 * np.log(1 / alpha) / (before * time * np.log(time + 1))), np.log(1 / alpha)
-    up = np.cumsum(np.log1p(np.minimum(bets, 0.5 / bound) * (scaled - bound)), axis=1) >= limit
-    down = np.cumsum(np.log1p(-np.minimum(bets, 0.5 / (1 - bound)) * (scaled - bound)), axis=1) >= limit
-    return _stopped(up, down)
+    up, down = log_wealth(releases.judged, -margin, alpha)
+    return _stopped(up >= np.log(1 / alpha), down >= np.log(1 / alpha))
 
 
 def _where(seen: Flags, values: Array) -> Array:

@@ -6,7 +6,7 @@ generated from the models here. Does not ask anybody anything.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -105,6 +105,9 @@ class LimitsModel(_Strict):
     max_not_scored: float = Field(default=0.1, ge=0, lt=1, description="Share of pairs of a deciding metric.")
     min_kappa: float = Field(default=0.6, gt=0, lt=1, description="Lower bound of a deciding judge's kappa.")
     min_labels: int = Field(default=50, ge=10)
+    sequential: bool = Field(
+        default=False, description="Look after every ten conversations and stop as soon as the verdict is known."
+    )
 
 
 class BudgetModel(_Strict):
@@ -159,6 +162,11 @@ class Suite:
     @property
     def limits(self) -> Limits:
         return Limits(**self.model.limits.model_dump())
+
+    def looked_at_early(self) -> Suite:
+        """The same suite, sequential."""
+        limits = self.model.limits.model_copy(update={"sequential": True})
+        return replace(self, model=self.model.model_copy(update={"limits": limits}))
 
     def setting(self, name: str) -> Setting:
         """Raises SuiteError with the names there are."""

@@ -207,11 +207,23 @@ class Trust:
 
 
 @dataclass(frozen=True, slots=True)
+class AnyTime:
+    """What a sequential run may say after `conversations`, however often it looked: bounds at alpha each, and p values of the three claims."""
+
+    conversations: int
+    low: float
+    high: float
+    p_not_worse: float
+    p_better: float
+    p_worse: float
+
+
+@dataclass(frozen=True, slots=True)
 class Comparison:
     """One metric, both settings on the same samples.
 
     `scored` uses the pairs that both sides have. `worst` and `best` also count the pairs that could not be scored,
-    against the candidate and for it: what the missing scores could do at most.
+    against the candidate and for it: what the missing scores could do at most. `anytime` is there in a sequential run alone, and then decides.
     """
 
     metric: str
@@ -228,6 +240,7 @@ class Comparison:
     best: Difference
     trust: Trust
     method: str
+    anytime: AnyTime | None = None
 
 
 class Verdict(StrEnum):
@@ -251,6 +264,7 @@ class Limits:
     max_not_scored: float = 0.1
     min_kappa: float = 0.6
     min_labels: int = 50
+    sequential: bool = False
 
 
 @dataclass(frozen=True, slots=True)

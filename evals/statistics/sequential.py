@@ -12,6 +12,8 @@ import numpy as np
 
 from evals.statistics.differences import Array
 
+FIRST_LOOK = 30  # values before the asymptotic sequence may be read: its limit theorem needs some dozens
+
 
 @dataclass(frozen=True, slots=True)
 class Sequence:
@@ -26,6 +28,49 @@ class Sequence:
         down = np.flatnonzero(self.high[first - 1 :] < below)
         hits = [(int(hit[0]) + first, name) for hit, name in ((up, "above"), (down, "below")) if hit.size]
         return min(hits) if hits else None
+
+
+def log_wealth(values: Array, bound: float, alpha: float, *, span: float = 1.0) -> tuple[Array, Array]:
+    """Logarithm of what bets against 'the mean is at most `bound`' and against 'it is at least that' have made, after each value
+    (last axis). Either exceeds log(1/p) at some look with chance at most p where its hypothesis holds. As betting_sequence, at one bound.
+    """
+    scaled, at = (np.clip(np.asarray(values) / span, -1, 1) + 1) / 2, (bound / span + 1) / 2
+    time = np.arange(1, scaled.shape[-1] + 1)
+    mean = (0.5 + np.cumsum(scaled, axis=-1)) / (time + 1)
+    variance = (0.25 + np.cumsum(np.square(scaled - mean), axis=-1)) / (time + 1)
+    before = np.concatenate([np.full((*scaled.shape[:-1], 1), 0.25), variance[..., :-1]], axis=-1)
+    bets = np.sqrt(2 * np.log(1 / alpha) / (before * time * np.log(time + 1)))
+    up = np.cumsum(np.log1p(np.minimum(bets, 0.5 / at) * (scaled - at)), axis=-1)
+    down = np.cumsum(np.log1p(-np.minimum(bets, 0.5 / (1 - at)) * (scaled - at)), axis=-1)
+    return up, down
+
+
+def betting_p(values: Array, bound: float, alpha: float, *, above: bool, span: float = 1.0) -> float:
+    """A p value for 'the mean is above (below) `bound`' that stays valid however often one looks. Most powerful at level `alpha`."""
+    wealth = log_wealth(values, bound, alpha, span=span)[0 if above else 1]
+    return float(np.exp(-max(0.0, wealth.max(initial=0.0))))
+
+
+def asymptotic_p(values: Array, bound: float, alpha: float, *, above: bool, first: int = FIRST_LOOK) -> float:
+    """As betting_p for values of any range, by inverting asymptotic_sequence; 1 before the `first` value."""
+    mean, spread, time = _moments(values, 1.0)
+    distance = np.maximum(mean - bound if above else bound - mean, 0.0)
+    rho2 = _rho2(2 * alpha, 100)
+    log_level = np.log(time * rho2 + 1) / 2 - np.square(distance * time) * rho2 / (2 * (time * rho2 + 1) * spread)
+    return float(np.exp(min(0.0, log_level[first - 1 :].min(initial=np.inf))) / 2) if time.size >= first else 1.0
+
+
+def _moments(values: Array, floor: float) -> tuple[Array, Array, Array]:
+    """Running mean, running variance with the floor in it, and count."""
+    points = np.asarray(values, dtype=np.float64)
+    time = np.arange(1, points.size + 1, dtype=np.float64)
+    mean = np.cumsum(points) / time
+    spread = np.maximum(np.cumsum(np.square(points)) / time - np.square(mean), 0.0)
+    return mean, spread * time / np.maximum(time - 1, 1) + np.square(floor) / time, time
+
+
+def _rho2(level: float, tightest_at: int) -> float:
+    return float((-2 * np.log(level) + np.log(-2 * np.log(level)) + 1) / tightest_at)
 
 
 def betting_sequence(values: Array, alpha: float, *, span: float = 1.0, grid: int = 401) -> Sequence:
@@ -68,13 +113,9 @@ def asymptotic_sequence(values: Array, alpha: float, *, tightest_at: int = 100, 
     values on (use `first` of Sequence.stop). `floor` / count is added to the standard error, as in differences.py, in
     squares.
     """
-    points = np.asarray(values, dtype=np.float64)
-    time = np.arange(1, points.size + 1)
-    mean = np.cumsum(points) / time
-    spread = np.maximum(np.cumsum(np.square(points)) / time - np.square(mean), 0.0)
-    spread = spread * time / np.maximum(time - 1, 1) + np.square(floor) / time
+    mean, spread, time = _moments(values, floor)
     level = 2 * alpha
-    rho2 = (-2 * np.log(level) + np.log(-2 * np.log(level)) + 1) / tightest_at
+    rho2 = _rho2(level, tightest_at)
     reach = np.sqrt(
         spread * 2 * (time * rho2 + 1) / (np.square(time) * rho2) * np.log(np.sqrt(time * rho2 + 1) / level)
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -23,7 +25,7 @@ from evals.statistics.differences import (
     paired_difference,
 )
 from evals.statistics.planning import Design, conversations_needed, detectable_difference, power_at
-from evals.statistics.sequential import asymptotic_sequence, betting_sequence
+from evals.statistics.sequential import asymptotic_p, asymptotic_sequence, betting_p, betting_sequence
 
 differences = st.lists(
     st.tuples(st.sampled_from([-1.0, -0.5, 0.0, 0.5, 1.0]), st.integers(0, 5)), min_size=1, max_size=40
@@ -289,3 +291,24 @@ def test_a_truth_beyond_the_margin_needs_no_plan() -> None:
     assert conversations_needed(Design(discordance=0.2), margin=0.05, difference=-0.05) is None
     with pytest.raises(ValueError, match="discordance"):
         Design(discordance=0.0)
+
+
+@pytest.mark.parametrize(("p_of", "sequence"), [(betting_p, betting_sequence), (asymptotic_p, asymptotic_sequence)])
+def test_p_values_hold_however_often_one_looks_and_agree_with_the_sequences(p_of: Any, sequence: Any) -> None:
+    random, bound, alpha = np.random.default_rng(8), -0.05, 0.05
+    wrong = {True: 0, False: 0}
+    for _ in range(400):
+        values = random.choice([-1.0, 0.0, 1.0], 150, p=[0.15, 0.75, 0.1])  # the mean is the bound itself
+        for above in wrong:
+            wrong[above] += p_of(values, bound, alpha, above=above) <= alpha
+    assert all(clopper_pearson(count, 400, 0.01).low <= alpha for count in wrong.values())
+    for mean in (-0.4, -0.05, 0.0, 0.4):
+        values = np.clip(random.normal(mean, 0.2, 120), -1, 1)
+        running = sequence(values, alpha)
+        stops = running.stop(above=bound, below=bound, first=30)
+        for above, name in ((True, "above"), (False, "below")):
+            if stops is not None and stops[1] == name:
+                assert (
+                    p_of(values, bound, alpha, above=above) <= alpha * 1.05
+                )  # the sequence is rounded outwards to a grid
+    assert p_of(np.zeros(0), 0.0, alpha, above=True) == 1.0

@@ -1,0 +1,105 @@
+"""A sequential run: it stops as soon as it knows, asks no more, and is held to intervals that survive every look."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from evals.calibrate import load_labels
+from evals.cli import app
+from evals.compare import look_order
+from evals.errors import SuiteError
+from evals.evidence import Case, Evidence
+from evals.habits import habits
+from evals.launch import launch
+from evals.report import build_report, verify
+from evals.types import PromoteWhen, Score, Standing, Verdict
+from tests.evals.tiny import Served, options, write_suite
+
+
+@pytest.fixture
+def suite(tmp_path: Path) -> Path:
+    """The tiny suite with every case a conversation of its own."""
+    folder = write_suite(tmp_path / "tiny")
+    cases = [json.loads(line) for line in (folder / "cases.jsonl").read_text().splitlines()]
+    (folder / "cases.jsonl").write_text(
+        "".join(json.dumps({**case, "conversation": case["id"]}) + "\n" for case in cases)
+    )
+    return folder
+
+
+def test_a_clear_difference_is_known_early_and_the_rest_is_never_asked(suite: Path, served: Served) -> None:
+    report = launch(options(suite, served, sequential=True))
+    assert report.gate.verdict is Verdict.REJECT
+    assert served.asked == 80  # 20 of 40 cases, two settings, one judge call an answer
+    assert len(report.evidence.cases) == 20
+    first = report.comparisons[0].anytime
+    assert first is not None
+    assert (first.conversations, first.p_worse < 0.05, first.high < -0.2) == (20, True, True)
+    verify(report, None)
+    assert next(habits(report.evidence)).startswith(
+        "sequential: stopped after 20 of 40 conversations, 50% of the calls"
+    )
+    again = launch(options(suite, served, sequential=True, out=suite / "again"))
+    assert again.digest == report.digest
+
+
+def test_equal_settings_are_asked_about_to_the_end(suite: Path, served: Served) -> None:
+    report = launch(options(suite, served, candidate="same", sequential=True))
+    assert report.gate.verdict is Verdict.INCONCLUSIVE
+    assert len(report.evidence.cases) == 40
+
+
+def test_the_command_stops_early_too_and_shards_are_refused(suite: Path, served: Served) -> None:
+    command = ["run", str(suite), "--candidate", "good", "--baseline", "bad", "--url", served.url, "--sequential"]
+    found = CliRunner().invoke(app, [*command, "--out", str(suite / "out"), "--json"])
+    assert found.exit_code == 0, found.output
+    assert json.loads(found.stdout)["evidence"]["limits"]["sequential"] is True
+    with pytest.raises(SuiteError, match="cannot be cut into shards"):
+        launch(options(suite, served, sequential=True, shard=(0, 2)))
+
+
+def many(report_evidence: Evidence, conversations: int, worse: float) -> Evidence:
+    """A judged metric alone, `worse` the share of the candidate's failures; the baseline never fails."""
+    random = np.random.default_rng(3)
+    names = [f"c{n:03}" for n in range(conversations)]
+    metric = replace(report_evidence.metrics[1], decides=True, primary=True, margin=0.1)
+    failed = dict(zip(names, random.random(conversations) < worse, strict=True))
+    scores = [
+        Score("helpful", name, side, 0, 0.0 if side == "bad" and failed[name] else 1.0, "said", metric.judge)
+        for name in names
+        for side in ("bad", "good")
+    ]
+    cases = tuple(Case(name, name, "all", "d", ("helpful",)) for name in names)
+    limits = replace(report_evidence.limits, sequential=True, promote_when=PromoteWhen.NOT_WORSE)
+    return replace(
+        report_evidence, metrics=(metric,), cases=cases, scores=tuple(scores), answers=(), limits=limits
+    )  # fmt: skip
+
+
+def test_a_judge_that_labels_correct_is_read_by_the_sequence_without_bounds(suite: Path, served: Served) -> None:
+    evidence = many(launch(options(suite, served)).evidence, 120, 0.5)
+    labelled = sorted((case.id for case in evidence.cases), key=lambda name: look_order("labels", name))[:60]
+    rows = [
+        {"metric": "helpful", "sample_id": s.sample_id, "setting": s.setting, "human": s.value == 1.0}
+        for s in evidence.scores
+        if s.sample_id in labelled
+    ]
+    path = suite / "labels.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    report = build_report(evidence, load_labels(path))
+    (one,) = report.comparisons
+    assert one.trust.standing is Standing.CALIBRATED
+    assert one.anytime is not None
+    assert one.anytime.high < -0.1
+    assert report.gate.verdict is Verdict.REJECT
+    first = {case.id for case in evidence.cases[:25]}
+    few = replace(evidence, cases=evidence.cases[:25], scores=tuple(s for s in evidence.scores if s.sample_id in first))
+    early = build_report(few, load_labels(path)).comparisons[0].anytime
+    assert early is not None
+    assert (early.low, early.high, early.p_worse) == (-1.0, 1.0, 1.0)  # its limit theorem needs thirty
