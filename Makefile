@@ -6,8 +6,9 @@ PORT ?=
 PHOENIX_PORT ?=
 PHOENIX ?=
 REDIS_URL ?=
+POLICIES ?=
 UP = --model-port 0 --redis-port 0 $(if $(ONCE),--once) $(if $(PORT),--port $(PORT)) $(if $(PHOENIX_PORT),--phoenix-port $(PHOENIX_PORT)) \
-     $(if $(filter 0 no off,$(PHOENIX)),--no-phoenix) $(if $(REDIS_URL),--redis-url $(REDIS_URL))
+     $(if $(filter 0 no off,$(PHOENIX)),--no-phoenix) $(if $(REDIS_URL),--redis-url $(REDIS_URL)) $(if $(POLICIES),--policies $(POLICIES))
 INSTALL = @PYTHON="$(PYTHON)" sh setup/python.sh -m setup.install
 COMPILE = .venv/bin/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --no-emit-index-url \
           --custom-compile-command "make lock" $(if $(UPGRADE),--upgrade) $(if $(PACKAGE),--upgrade-package $(PACKAGE))
@@ -18,7 +19,7 @@ COMPILE = .venv/bin/uv pip compile --quiet --universal --generate-hashes --pytho
 help: ## this list
 	@sed -n 's/^\([a-z -]*\):.*## /  make \1|/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-16s %s\n", $$1, $$2 }'
 
-run: ## install, start everything, send a tour of real requests (ONCE=1: and stop; PORT=, PHOENIX_PORT=, PHOENIX=0, REDIS_URL=)
+run: ## install, start everything, send a tour of real requests (ONCE=1: and stop; PORT=, PHOENIX_PORT=, PHOENIX=0, REDIS_URL=, POLICIES=store)
 	$(INSTALL) run
 	@exec .venv/bin/callgate up --tour $(UP)
 

@@ -12,7 +12,7 @@ from collections.abc import Coroutine
 from datetime import UTC, datetime
 from importlib.metadata import entry_points, version
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, TypeVar
+from typing import Annotated, Any, Literal, NoReturn, TypeVar
 
 import typer
 
@@ -77,6 +77,10 @@ def up(
     ] = "",
     phoenix: Annotated[bool, typer.Option(help="Start Arize Phoenix for traces.")] = True,
     phoenix_port: Annotated[int, typer.Option(help="Port of Phoenix.")] = 6006,
+    policies: Annotated[
+        Literal["files", "store"],
+        typer.Option(help="files: an edited policy runs at once; store: only what was planned and applied runs."),
+    ] = "files",
 ) -> None:
     """Start the embedded model, Redis, Phoenix and the gateway; Ctrl-C stops them all."""
     from gateway.up import UpSettings, run_up
@@ -93,6 +97,7 @@ def up(
         phoenix=phoenix,
         once=once,
         tour=tour,
+        policies=policies,
     )
     raise typer.Exit(_run(run_up(wanted)))
 

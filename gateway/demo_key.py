@@ -1,10 +1,12 @@
-"""The API key of the tour: made once, its hash in Redis like that of any other key, the key itself in a private file.
+"""The API key of the tour: made once, its hash in Redis like that of any other key, the key itself in a private file. And a key for recordings.
 
-It is for the embedded demonstration on loopback only; `callgate keys create` makes the keys of real callers.
+They are for the embedded demonstration on loopback only; `callgate keys create` makes the keys of real callers.
 """
 
 from __future__ import annotations
 
+import base64
+import secrets
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
@@ -43,6 +45,12 @@ async def demo_key(config: Path, environment: Mapping[str, str], file: Path, now
     finally:
         await store.aclose()
     _write(file, made.plain)
+
+
+def recording_key(file: Path) -> None:
+    """Make sure that `file` holds a key to seal recordings with."""
+    if not _read(file):
+        _write(file, f"k1:{base64.b64encode(secrets.token_bytes(32)).decode()}")
 
 
 def _read(file: Path) -> bytes:

@@ -131,7 +131,7 @@ class Desk:
     async def _running(self, name: str) -> str:
         if self._settings.follow != "store":
             raise Refused(
-                "this gateway follows its policy files; set policy_store.follow to 'store', or edit the files"
+                "this gateway follows its policy files; set policy_store.follow to 'store' (make run POLICIES=store), or edit the files"
             )
         base = await self._coordinator.active(name)
         if base is None:

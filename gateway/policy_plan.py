@@ -18,6 +18,8 @@ EXAMPLES = 5
 TIMING = ("another rail blocked first", "mode is off")
 Ruled = Mapping[str, Any]
 Json = dict[str, Any]
+Timed = tuple[Ruled, Ruled, Ruled]
+"""A recording, and what the old and the new version made of it in how much time."""
 
 
 def outcome(ruled: Ruled) -> tuple[str, str]:
@@ -118,8 +120,13 @@ def identity(recordings: Sequence[Ruled], replays: Sequence[Ruled]) -> Json:
     }
 
 
-def compare(recordings: Sequence[Ruled], before: Sequence[Ruled], after: Sequence[Ruled]) -> Json:
-    """The difference between two versions on the same recordings: counts, weighted shares, cuts and examples."""
+def compare(
+    recordings: Sequence[Ruled], before: Sequence[Ruled], after: Sequence[Ruled], timed: Sequence[Timed]
+) -> Json:
+    """The difference between two versions on the same recordings: counts, weighted shares, cuts and examples.
+
+    ``timed``: some of the recordings, each replayed by both alone, for the latency.
+    """
     changes: list[Json] = []
     weights = 0.0
     for recorded, old, new in zip(recordings, before, after, strict=True):
@@ -144,8 +151,8 @@ def compare(recordings: Sequence[Ruled], before: Sequence[Ruled], after: Sequenc
     unknown = [request for request in after if request["unknown"]]
     report["not_known"] = {"requests": len(unknown), "why": _count(why for one in unknown for why in one["unknown"])}
     report["not_asked"] = _count(rail for one in after for rail in dict.fromkeys(one["unasked"]))
-    report["latency"] = _latency(before, after)
-    report["cuts"] = _cuts(recordings, before, after)
+    report["latency"] = {"requests": len(timed), **_latency(timed)}
+    report["cuts"] = _cuts(recordings, before, after, timed)
     report["cost"] = _cost(recordings, before, after)
     return report
 
@@ -167,7 +174,8 @@ def _changes(recorded: Ruled, old: Ruled, new: Ruled) -> Iterable[Json]:
     elif was in stopped and now not in stopped:
         yield {"kind": "newly_allowed", "rail": by_old, **about, "scores": _scores(new, by_old)}
     elif was in stopped and (was != now or _words(old) != _words(new)):
-        yield {"kind": "changed_refusal", "rail": by_new, **about, "scores": _scores(new, by_new)}
+        words = {"was": f"{was} '{_words(old) or ''}'", "now": f"{now} '{_words(new) or ''}'"}
+        yield {"kind": "changed_refusal", "rail": by_new, **about, **words, "scores": _scores(new, by_new)}
     if new["redaction"]:
         said = ", ".join(f"{kind}: {what}" for kind, what in sorted(new["redaction"].items()))
         yield {"kind": "changed_redaction", "rail": "redaction", **about, "now": said, "scores": None}
@@ -212,12 +220,13 @@ def _count(values: Iterable[str]) -> dict[str, int]:
     return dict(sorted(counts.items(), key=lambda item: -item[1]))
 
 
-def _latency(before: Sequence[Ruled], after: Sequence[Ruled]) -> Json:
-    """Time of the rails by request in this replay, old and new on the same machine: compare them, not their absolute size."""
-    old, new = (sorted(one["spent_ms"] for one in side) for side in (before, after))
-    return {
-        f"{name}_p{p}_ms": _quantile(side, p / 100) for name, side in (("old", old), ("new", new)) for p in (50, 95)
-    }
+def _latency(timed: Sequence[Timed]) -> Json:
+    """Time of the rails by request, old and new on the same machine: compare them, not their absolute size."""
+    told: Json = {}
+    for place, name in ((1, "old"), (2, "new")):
+        side = sorted(one[place]["spent_ms"] for one in timed)
+        told |= {f"{name}_p{p}_ms": _quantile(side, p / 100) for p in (50, 95)}
+    return told
 
 
 def _quantile(ordered: Sequence[float], q: float) -> float | None:
@@ -245,28 +254,31 @@ def _cost(recordings: Sequence[Ruled], before: Sequence[Ruled], after: Sequence[
     }
 
 
-def _cuts(recordings: Sequence[Ruled], before: Sequence[Ruled], after: Sequence[Ruled]) -> Json:
+def _cuts(recordings: Sequence[Ruled], before: Sequence[Ruled], after: Sequence[Ruled], timed: Sequence[Timed]) -> Json:
     """Latency and cost by intent and by language, the commonest first; and the mean time of each rail, by check."""
     told: Json = {}
-    labels = [_labels(recorded) for recorded in recordings]
+    sides = list(zip(recordings, before, after, strict=True))
     for by in ("intent", "language"):
-        groups: dict[str, list[int]] = defaultdict(list)
-        for place, label in enumerate(labels):
-            groups[label[by]].append(place)
+        groups = _grouped(sides, by)
+        clocked = _grouped(timed, by)
         told[f"by_{by}"] = {
-            name: {"requests": len(places), **_of_group(places, recordings, before, after)}
-            for name, places in sorted(groups.items(), key=lambda item: -len(item[1]))
+            name: {
+                "requests": len(mine),
+                **_latency(clocked.get(name, ())),
+                **_cost(*zip(*mine, strict=True)),
+            }
+            for name, mine in sorted(groups.items(), key=lambda item: -len(item[1]))
         }
-    old, new = _rail_ms(before), _rail_ms(after)
+    old, new = _rail_ms([one[1] for one in timed]), _rail_ms([one[2] for one in timed])
     told["by_rail"] = {rail: {"old_ms": old.get(rail), "new_ms": new.get(rail)} for rail in sorted({*old, *new})}
     return told
 
 
-def _of_group(
-    places: Sequence[int], recordings: Sequence[Ruled], before: Sequence[Ruled], after: Sequence[Ruled]
-) -> Json:
-    mine = [[side[place] for place in places] for side in (recordings, before, after)]
-    return {**_latency(mine[1], mine[2]), **_cost(*mine)}
+def _grouped(sides: Sequence[Timed], by: str) -> dict[str, list[Timed]]:
+    groups: dict[str, list[Timed]] = defaultdict(list)
+    for one in sides:
+        groups[_labels(one[0])[by]].append(one)
+    return groups
 
 
 def _rail_ms(side: Sequence[Ruled]) -> dict[str, float]:

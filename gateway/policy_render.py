@@ -73,7 +73,7 @@ def _cut(counts: Mapping[str, int]) -> str:
 
 def _facts(report: Report) -> Iterator[str]:
     time_, cost = report["latency"], report["cost"]
-    yield f"Rails in this replay, ms a request: p50 {time_['old_p50_ms']} -> {time_['new_p50_ms']}, p95 {time_['old_p95_ms']} -> {time_['new_p95_ms']}"
+    yield f"Rails, ms a request ({time_['requests']} replayed alone): p50 {time_['old_p50_ms']} -> {time_['new_p50_ms']}, p95 {time_['old_p95_ms']} -> {time_['new_p95_ms']}"
     yield f"Model tokens no longer asked for: {cost['tokens_no_longer_asked_for']} of {cost['tokens']}; requests newly asked: {cost['requests_newly_asked']} (their cost is not known)"
     if cost["old_rail_tokens"] or cost["new_rail_tokens"]:
         yield f"Tokens that rails ask a model for, about: {cost['old_rail_tokens']} -> {cost['new_rail_tokens']}"
@@ -91,7 +91,7 @@ def _cut_lines(cuts: Report) -> Iterator[str]:
     for by in ("intent", "language"):
         for name, one in list(cuts[f"by_{by}"].items())[:8]:
             saved, asked = one["tokens_no_longer_asked_for"], one["requests_newly_asked"]
-            moved = f"p95 {one['old_p95_ms']} -> {one['new_p95_ms']} ms"
+            moved = f"p95 {one['old_p95_ms'] or '-'} -> {one['new_p95_ms'] or '-'} ms"
             yield f"{by} {name}, {one['requests']} requests: {moved}, {saved} tokens saved, {asked} newly asked"
 
 
@@ -141,17 +141,11 @@ def show_explanation(told: Report) -> None:
     console.print(f"{told['outcome']}{by}; {'as recorded' if told['reproduced'] else 'NOT as recorded'}", markup=False)
     for line in told["differences"]:
         console.print(f"  {line}", markup=False)
-    table = Table("stage", "rail", "outcome", "score", "threshold", "reason", "on (redacted)")
+    for where, text in {f"{rail['stage']} {rail['channel']}".strip(): rail["text"] for rail in told["rails"]}.items():
+        console.print(f"{where} (redacted): {text[:1000]}", markup=False)
+    table = Table("stage", "rail", "outcome", "score", "threshold", "reason")
     for rail in told["rails"]:
-        cells = [
-            rail["stage"],
-            rail["rail"],
-            rail["outcome"],
-            rail["score"],
-            rail["threshold"],
-            rail["reason"],
-            rail["text"][:400],
-        ]
+        cells = [rail[name] for name in ("stage", "rail", "outcome", "score", "threshold", "reason")]
         table.add_row(*(escape_markup("-" if cell is None else str(cell)) for cell in cells))
     console.print(table)
 

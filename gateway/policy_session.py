@@ -47,7 +47,11 @@ class Session:
         """Raises: SealError without a key."""
         wanted = self.settings.recorder
         database = Database(wanted.url) if wanted.url else self.database
-        return Recordings(database, Sealer(configuration.recording_keys(wanted)), wanted.retention_days * 86_400)
+        return Recordings(
+            database,
+            Sealer(configuration.recording_keys(wanted, self.settings.state_dir)),
+            wanted.retention_days * 86_400,
+        )
 
     @asynccontextmanager
     async def desk(self) -> AsyncIterator[Desk]:
@@ -98,7 +102,7 @@ class Session:
 
 def open_session(config: Path) -> Session:
     try:
-        settings = configuration.load(config)
+        settings = _as_running(configuration.load(config), config)
     except SettingsError as error:
         fail(str(error))
     try:
@@ -109,11 +113,25 @@ def open_session(config: Path) -> Session:
 
 def redis_url(settings: Settings) -> str:
     """The settings' Redis, or that of a running `callgate up` of this folder, whose port and password are its own."""
+    return str(_up(settings).get("redis_url") or settings.redis.url)
+
+
+def _as_running(settings: Settings, config: Path) -> Settings:
+    """The settings with what a running `callgate up` follows, where it was started with this very file."""
+    running = _up(settings)
+    if running.get("config") != str(config.resolve()):
+        return settings
+    store = settings.policy_store.model_copy(update={"follow": running["policies"]})
+    return settings.model_copy(update={"policy_store": store})
+
+
+def _up(settings: Settings) -> Mapping[str, Any]:
+    """What a running `callgate up` says of itself; empty where there is none."""
     try:
-        running = json.loads((settings.state_dir / "up.json").read_text(encoding="utf-8"))
+        running: dict[str, Any] = json.loads((settings.state_dir / "up.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return settings.redis.url
-    return str(running.get("redis_url") or settings.redis.url)
+        return {}
+    return running
 
 
 def run(work: Callable[[], Awaitable[_T]]) -> _T:

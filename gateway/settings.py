@@ -21,6 +21,7 @@ from gateway.yaml_text import SettingsError as SettingsError  # noqa: PLC0414 (t
 SHAREABLE = ("models", "limits", "keys")
 SHARED = Path("shared configuration")  # what complaints about it are headed with
 ADMIN_NAME = re.compile(r"[A-Za-z0-9._@-]{1,40}")
+RECORDING_KEYS = "recording.keys"
 LEAST_TOKEN = 16  # characters
 SCHEMA_FILE = Path(__file__).with_name("callgate.schema.json")
 
@@ -337,21 +338,26 @@ def otlp_headers(settings: TelemetrySettings, environment: Mapping[str, str] | N
     return {name.strip(): value.strip() for name, _, value in pairs}
 
 
-def recording_keys(settings: RecorderSettings, environment: Mapping[str, str] | None = None) -> list[str]:
-    """The lines ``id:base64`` of the recording keys, from the environment or a mounted file; empty when there are none.
+def recording_keys(
+    settings: RecorderSettings, state_dir: Path, environment: Mapping[str, str] | None = None
+) -> list[str]:
+    """The lines ``id:base64`` of the recording keys, from the environment or a mounted file, else from that which `callgate up` made.
+
+    Empty when there are none.
 
     Raises: SettingsError for a file that cannot be read.
     """
     environment = os.environ if environment is None else environment
     if value := environment.get(settings.keys_env):
         return [line for line in value.split(",") if line.strip()]
-    if settings.keys_file is None:
+    file = settings.keys_file or state_dir / RECORDING_KEYS
+    if settings.keys_file is None and not file.exists():
         return []
     try:
-        return [line for line in settings.keys_file.read_text(encoding="utf-8").splitlines() if line.strip()]
+        return [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
     except OSError:
         message = "cannot be read; it should hold recording keys, one 'id:base64' a line"
-        raise SettingsError(settings.keys_file, None, "recorder.keys_file", message) from None
+        raise SettingsError(file, None, "recorder.keys_file", message) from None
 
 
 def admin_tokens(settings: PolicyStoreSettings, environment: Mapping[str, str] | None = None) -> dict[str, str]:

@@ -26,6 +26,7 @@ from rich.console import Console
 
 from gateway import parts, ports
 from gateway.children import Child, Part, PartFailedError, answers_http
+from gateway.settings import RECORDING_KEYS
 
 _T = TypeVar("_T")
 DEMO_KEY = "demo.key"
@@ -42,7 +43,10 @@ _QUIET = {
 
 @dataclass(frozen=True, slots=True)
 class UpSettings:
-    """What to start and where. A port of 0 is any free one; `redis_url` names a Redis that runs elsewhere already."""
+    """What to start and where. A port of 0 is any free one; `redis_url` names a Redis that runs elsewhere already.
+
+    ``policies``: what the gateway follows, its policy files or the store of applied versions.
+    """
 
     config: Path
     state_dir: Path
@@ -56,6 +60,7 @@ class UpSettings:
     tour: bool = True
     phoenix_command: Path | None = None
     phoenix_within_s: float = 180.0
+    policies: str = "files"
 
 
 class UpError(Exception):
@@ -221,9 +226,10 @@ class Supervisor:
                 await asyncio.sleep(0.5)
 
     async def _make_demo_key(self) -> None:
-        """The tour's own API key, kept in a file that only this user can read. The one of an earlier run is used again."""
-        from gateway.demo_key import DemoKeyError, demo_key
+        """The tour's own API key, and a key for recordings, in files that only this user can read. Those of an earlier run are used again."""
+        from gateway.demo_key import DemoKeyError, demo_key, recording_key
 
+        recording_key(self._settings.state_dir / RECORDING_KEYS)
         file = self._settings.state_dir / DEMO_KEY
         try:
             await demo_key(
@@ -257,6 +263,8 @@ class Supervisor:
             "phoenix_url": f"http://127.0.0.1:{self._settings.phoenix_port}" if self._traces else None,
             "model_url": f"http://127.0.0.1:{self._settings.model_port}/v1",
             "redis_url": self._redis_url,
+            "config": str(self._settings.config),
+            "policies": self._settings.policies,
         }
         parts.write_private(self._settings.state_dir / "up.json", json.dumps(state, indent=2) + "\n")
 
@@ -328,6 +336,8 @@ class Supervisor:
             "CALLGATE_OTLP_ENDPOINT": f"http://127.0.0.1:{settings.phoenix_port}/v1/traces" if self._traces else "",
             "CALLGATE_STATE_DIR": str(settings.state_dir.resolve()),
             "CALLGATE_PORT": str(settings.gateway_port),
+            "CALLGATE_POLICIES": settings.policies,
+            "CALLGATE_RECORD": "1",
         }
 
     def _check_ports(self) -> None:

@@ -92,7 +92,7 @@ def _recorder(settings: Settings, metrics: Metrics, database: Database) -> Recor
 
     wanted = settings.recorder
     try:
-        sealer = Sealer(configuration.recording_keys(wanted))
+        sealer = Sealer(configuration.recording_keys(wanted, settings.state_dir))
     except SealError as error:
         message = f"{error}; set {wanted.keys_env} or recorder.keys_file"
         raise SettingsError(Path("callgate.yaml"), None, "recorder", message) from None

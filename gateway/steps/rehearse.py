@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from gateway.policy_plan import compare, differences, identity, is_incident, outcome
+from gateway.policy_plan import Timed, compare, differences, identity, is_incident, outcome
 from gateway.settings import Settings, SettingsError
 from gateway.steps.build import build_embedder
 from gateway.steps.cases import read_cases, run_case
@@ -20,8 +20,10 @@ from gateway.steps.guard import Guard, GuardBuilder
 from gateway.steps.replay import replay
 from gateway.steps.versions import read_version, unpack
 from guardrails.asked import ask_nobody
+from guardrails.nemo.embeddings import Embed
 
 AT_ONCE = 32  # replays in flight: enough to fill the encoder's batches
+TIMED = 100  # recordings whose rails are timed
 Json = dict[str, Any]
 
 
@@ -32,16 +34,17 @@ class Rehearsal:
         self._settings = settings
         self._stack = AsyncExitStack()
         self._builder: GuardBuilder | None = None
+        self._timing: GuardBuilder | None = None  # builds what remembers nothing of the replays
 
     async def __aenter__(self) -> Rehearsal:
         embedder = await build_embedder(self._settings, self._stack)
-        self._builder = GuardBuilder(
-            _remembering(embedder.embed) if embedder else None,
-            timed=False,
-            ask=ask_nobody if self._settings.guard_model.model else None,
-            actions=self._settings.policy_store.actions_dir,
-        )
+        self._builder = self._building(_remembering(embedder.embed) if embedder else None)
+        self._timing = self._building(embedder.embed if embedder else None)
         return self
+
+    def _building(self, embed: Embed | None) -> GuardBuilder:
+        ask = ask_nobody if self._settings.guard_model.model else None
+        return GuardBuilder(embed, timed=False, ask=ask, actions=self._settings.policy_store.actions_dir)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -50,9 +53,12 @@ class Rehearsal:
 
     async def of_directory(self, directory: Path) -> Guard:
         """Raises: SettingsError."""
-        if self._builder is None:
+        return await self._built(self._builder, directory)
+
+    async def _built(self, builder: GuardBuilder | None, directory: Path) -> Guard:
+        if builder is None:
             raise RuntimeError("used outside of its context")
-        guard = await self._builder.build(directory)
+        guard = await builder.build(directory)
         self._stack.push_async_callback(guard.aclose)
         return guard
 
@@ -77,7 +83,22 @@ class Rehearsal:
     async def compare(self, running: Guard, new: Guard, recordings: Sequence[Json], before: Sequence[Json]) -> Json:
         """The report on the new version, given the replays under the running one."""
         after = await _all(recordings, lambda one: replay(new, one, running))
-        return compare(recordings, before, after)
+        return compare(recordings, before, after, await self._timed(running, new, recordings))
+
+    async def _timed(self, running: Guard, new: Guard, recordings: Sequence[Json]) -> list[Timed]:
+        """Some recordings replayed alone, one after another, by builds that have seen nothing: old and new take turns to be the first."""
+        guards = [await self._built(self._timing, guard.policy.directory) for guard in (running, new)]
+        spread = recordings[:: max(1, len(recordings) // TIMED)][:TIMED]
+        for guard in guards:
+            for recorded in recordings[-3:]:  # what loads at the first use is loaded then
+                await replay(guard, recorded)
+        timed: list[Timed] = []
+        for place, recorded in enumerate(spread):
+            spent: list[Json] = [{}, {}]
+            for side in (0, 1) if place % 2 else (1, 0):
+                spent[side] = await replay(guards[side], recorded)
+            timed.append((recorded, spent[0], spent[1]))
+        return timed
 
     async def explain(self, row: Mapping[str, Any], recorded: Json) -> Json:
         """One verdict computed again: who decided, on which text, with which score and threshold, and whether that is what was recorded."""
