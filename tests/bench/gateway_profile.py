@@ -1,7 +1,8 @@
-"""Where the time of a request goes: `python -m tests.bench.gateway_profile passthrough|full`, a table of microseconds by step.
+"""Where the time of a request goes: `python -m tests.bench.gateway_profile passthrough|stream|full`, a table of microseconds by step.
 
 The CPU of each thread is read from /proc under load. What the main thread did with its own is told by a sampling profiler (py-spy) under the
 same load: each sample counts for the innermost function that belongs to a step of the table below. Other threads have one step each.
+stream: the pass-through profile, by event of streams of 100.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tests.bench.bench_gateway import MOCK, MOCK_PORT
-from tests.bench.gateway_client import first_answer, saturate
+from tests.bench.gateway_client import first_answer, saturate, stream
 from tests.bench.processes import TICKS, session
 
 URL = "http://127.0.0.1:19130/v1/chat/completions"
@@ -52,27 +53,33 @@ THREADS = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("profile", choices=["passthrough", "full"])
+    parser.add_argument("profile", choices=["passthrough", "stream", "full"])
     parser.add_argument("--seconds", type=int, default=20)
     chosen = parser.parse_args()
-    fresh = chosen.profile == "full"
     os.sched_setaffinity(0, {(os.cpu_count() or 1) - 1})
     with session(MOCK):
         asyncio.run(first_answer(f"http://127.0.0.1:{MOCK_PORT}/v1/chat/completions", 10))
-        command = [sys.executable, "-m", "tests.bench.serve", chosen.profile]
+        command = [sys.executable, "-m", "tests.bench.serve", "full" if chosen.profile == "full" else "passthrough"]
         with session(command, before=lambda: os.sched_setaffinity(0, {0})) as pid:
             asyncio.run(first_answer(URL, 90))
-            asyncio.run(saturate(URL, 2.0, CONNECTIONS, fresh=fresh, seed=1))
-            cpu_us = by_thread(pid, chosen.seconds, fresh=fresh)
-            stacks = sampled(pid, chosen.seconds, fresh=fresh)
+            load(chosen.profile, 2, seed=1)
+            cpu_us = by_thread(pid, chosen.profile, chosen.seconds)
+            stacks = sampled(pid, chosen.profile, chosen.seconds)
     show(chosen.profile, by_step(cpu_us, stacks))
 
 
-def by_thread(pid: int, seconds: float, *, fresh: bool) -> dict[int, float]:
-    """Microseconds of CPU a request, by the system's number of the thread."""
+def load(profile: str, seconds: int, seed: int) -> int:
+    """How many answers, or events of streams, there were."""
+    if profile == "stream":
+        return asyncio.run(stream(URL, seconds))  # one stream takes about a second
+    return asyncio.run(saturate(URL, seconds, CONNECTIONS, fresh=profile == "full", seed=seed))
+
+
+def by_thread(pid: int, profile: str, seconds: int) -> dict[int, float]:
+    """Microseconds of CPU a request or event, by the system's number of the thread."""
     before = thread_cpu_s(pid)
-    answers = asyncio.run(saturate(URL, seconds, CONNECTIONS, fresh=fresh, seed=2))
-    return {thread: (spent - before.get(thread, 0.0)) / answers * 1e6 for thread, spent in thread_cpu_s(pid).items()}
+    count = load(profile, seconds, seed=2)
+    return {thread: (spent - before.get(thread, 0.0)) / count * 1e6 for thread, spent in thread_cpu_s(pid).items()}
 
 
 def thread_cpu_s(pid: int) -> dict[int, float]:
@@ -84,21 +91,21 @@ def thread_cpu_s(pid: int) -> dict[int, float]:
     return spent
 
 
-def sampled(pid: int, seconds: int, *, fresh: bool) -> list[str]:
+def sampled(pid: int, profile: str, seconds: int) -> list[str]:
     """What py-spy saw under load: lines such as ``thread (77): name;outer (path:line);inner (path:line) 12``."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "stacks"
         spy = [str(Path(sys.executable).with_name("py-spy")), "record", "--pid", str(pid), "--duration", str(seconds)]
         spy += ["--rate", "250", "--threads", "--format", "raw", "--full-filenames", "--output", str(out)]
         sampling = subprocess.Popen(spy, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        asyncio.run(saturate(URL, seconds + 1.0, CONNECTIONS, fresh=fresh, seed=3))
+        load(profile, seconds + 1, seed=3)
         if sampling.wait(60):
             sys.exit("py-spy could not look at the gateway: it needs the right to trace (root, or ptrace_scope 0)")
         return out.read_text().splitlines()
 
 
 def by_step(cpu_us: Mapping[int, float], stacks: Iterable[str]) -> dict[str, float]:
-    """Microseconds a request by step."""
+    """Microseconds by step."""
     names: dict[int, str] = {}
     samples: Counter[str] = Counter()
     for line in stacks:
@@ -130,7 +137,8 @@ def step_of(frames: list[str]) -> str:
 
 def show(profile: str, told: Mapping[str, float]) -> None:
     total = sum(told.values())
-    table = Table("step", "µs a request", "share", title=f"{profile}: {total:,.0f} µs of CPU a request")
+    what = "an event" if profile == "stream" else "a request"
+    table = Table("step", f"µs {what}", "share", title=f"{profile}: {total:,.0f} µs of CPU {what}")
     for step, spent_us in sorted(told.items(), key=lambda each: -each[1]):
         table.add_row(step, f"{spent_us:,.0f}", f"{spent_us / total:.1%}")
     Console().print(table)
