@@ -19,6 +19,7 @@ from gateway.settings import SettingsError
 if TYPE_CHECKING:
     from gateway.audit.run import Report
 
+_TABLE_COLUMNS = 120  # where there are fewer, a wide table is better than cut names
 HELP = """Plant values that look like personal data in a gateway with your policies, and look for them wherever they must not be.
 
 It starts a gateway of its own from callgate.yaml (your policies, knowledge bases, rails and fraud settings; its own Redis, and in place of your
@@ -109,22 +110,21 @@ def _teller(*, quiet: bool) -> Callable[[str, int, int], None]:
 
 
 def _render(report: Report, unguarded: list[str]) -> None:
+    from rich.box import SIMPLE
     from rich.console import Console
     from rich.table import Table
 
     from gateway.audit.run import PLACES, as_json
 
-    console = Console(soft_wrap=False, highlight=False)
+    console = Console(soft_wrap=True, highlight=False)
     if sys.stderr.isatty():
         print("\r\033[K", end="", file=sys.stderr)
-    table = Table(
-        "kind", "planted", *PLACES, title="Ways by which values came where they must not be", title_justify="left"
-    )
-    counts = as_json(report)["table"]
-    for kind, row in counts.items():
+    title = "Ways by which values came where they must not be"
+    table = Table("kind", "planted", *PLACES, title=title, title_justify="left", box=SIMPLE, padding=(0, 1, 0, 0))
+    for kind, row in as_json(report)["table"].items():
         cells = [str(row[place]) if row[place] == 0 else f"[bold red]{row[place]}[/]" for place in PLACES]
         table.add_row(kind, str(report.planted[kind]), *cells)
-    console.print(table)
+    Console(highlight=False, width=max(console.width, _TABLE_COLUMNS)).print(table)
     for leak in report.leaks:
         console.print(
             f"LEAK  {leak.kind} ({leak.form}) by '{leak.probe}' in {leak.place}: {PLACES[leak.place]}", markup=False

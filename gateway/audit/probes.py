@@ -42,7 +42,7 @@ class Probe:
     @property
     def in_turns(self) -> bool:
         """Whether who says what, and after what question, is told."""
-        return self.build in (_chat, _calling, _responses)
+        return self.build in (_chat, _calling, _two_choices, _responses)
 
     @property
     def grounded(self) -> bool:
@@ -58,6 +58,7 @@ def probes() -> Iterator[Probe]:
         yield Probe(f"chat from the cache, {how}", _chat, stream=stream, answers=True, again=True)
         yield Probe(f"chat in parts, {how}", _parts, stream=stream, answers=True)
         yield Probe(f"chat of one message, {how}", _one_message, stream=stream, answers=True)
+        yield Probe(f"two choices of JSON, {how}", _two_choices, stream=stream, answers=True)
         yield Probe(f"tool call, {how}", _calling, behaviour="tool", stream=stream, answers=True)
         yield Probe(f"refusal, {how}", _chat, behaviour="refuse", stream=stream, answers=True)
         yield Probe(f"tool arguments and results, {how}", _tools, stream=stream, by_field=True)
@@ -140,6 +141,13 @@ def _chat(model: str, tokens: Sequence[Honeytoken]) -> dict[str, Any]:
 def _calling(model: str, tokens: Sequence[Honeytoken]) -> dict[str, Any]:
     note = {"type": "object", "properties": {"note": {"type": "string"}}}
     return _with(model, tokens, tools=[{"type": "function", "function": {"name": "note", "parameters": note}}])
+
+
+def _two_choices(model: str, tokens: Sequence[Honeytoken]) -> dict[str, Any]:
+    shape = {"type": "object", "properties": {"note": {"type": "string"}}}
+    return _with(
+        model, tokens, n=2, response_format={"type": "json_schema", "json_schema": {"name": "a", "schema": shape}}
+    )
 
 
 def _with(model: str, tokens: Sequence[Honeytoken], **changed: Any) -> dict[str, Any]:
@@ -240,7 +248,10 @@ def _files(model: str, tokens: Sequence[Honeytoken]) -> dict[str, Any]:
     parts: list[dict[str, Any]] = [
         {
             "type": "file",
-            "file": {"file_data": "data:application/pdf;base64,JVBERi0=", "filename": f"statement {value}.pdf"},
+            "file": {
+                "file_data": "data:application/pdf;base64,JVBERi0=",
+                "filename": f"statement_of_{value}.pdf".replace(" ", "_"),
+            },
         }
         for value in _fields(tokens).values()
     ]
@@ -248,9 +259,11 @@ def _files(model: str, tokens: Sequence[Honeytoken]) -> dict[str, Any]:
 
 
 def _images(model: str, tokens: Sequence[Honeytoken]) -> dict[str, Any]:
+    """Addresses of images; values of several words have no place in one."""
     parts: list[dict[str, Any]] = [
         {"type": "image_url", "image_url": {"url": f"https://files.example.net/{value}.png"}}
         for value in _fields(tokens).values()
+        if " " not in value
     ]
     return {"model": model, "messages": [{"role": "user", "content": [*parts, {"type": "text", "text": CLOSING}]}]}
 

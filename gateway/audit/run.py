@@ -82,7 +82,10 @@ async def audit(
     """Raises: PartFailedError, PartMissingError when a part of the stand does not start."""
     tell("starting Redis and the gateway", 0, 1)
     async with stand(settings, targets, folder) as started:
-        run = _Run(started, seed, kinds, tell)
+        silent = (
+            () if settings.telemetry.record_texts else ("traces",)
+        )  # spans hold no texts by setting, so no harmless words either
+        run = _Run(started, seed, kinds, tell, marked=[place for place in _MARKED if place not in silent])
         for target in targets:
             await run.plant(target)
         await run.search(targets)
@@ -90,7 +93,9 @@ async def audit(
 
 
 class _Run:
-    def __init__(self, started: Stand, seed: int, kinds: Sequence[str], tell: Tell) -> None:
+    def __init__(self, started: Stand, seed: int, kinds: Sequence[str], tell: Tell, *, marked: Sequence[str]) -> None:
+        self._marked = marked
+        self._silent: set[str] = set()
         self._stand = started
         self._values = Values(seed)
         self._kinds = kinds
@@ -127,6 +132,8 @@ class _Run:
 
     async def _send(self, sender: Sender, target: Target, probe: Probe, tokens: Sequence[Honeytoken]) -> None:
         answers = await self._answers(sender, target, probe, tokens)
+        if probe.answers and tokens:
+            self._silent.add(probe.name)
         for answer in answers:
             self.report.requests += 1
             self.report.planted.update(token.kind for token in answer.tokens)
@@ -134,6 +141,7 @@ class _Run:
             if not answer.ok:
                 continue
             self.report.answered.update({token.kind for token in answer.tokens})
+            self._silent.discard(probe.name)
             if probe.answers:
                 self._count_restored(target, answer)
 
@@ -151,11 +159,12 @@ class _Run:
         return await asyncio.gather(*map(one, batches[:1] if probe.once else batches))
 
     def _count_restored(self, target: Target, answer: Answer) -> None:
-        said = answer.said()
+        texts = answer.said()
         for token in answer.tokens:
             if target.promise.reversible(token.kind):
                 self.report.restorable += 1
-                self.report.restored += all(text in said for role, text in token.turns if role == "user")
+                wanted = [text for role, text in token.turns if role == "user"]
+                self.report.restored += bool(texts) and all(text in said for said in texts for text in wanted)
 
     async def search(self, targets: Sequence[Target]) -> None:
         """Every place, after the gateway has written what it held."""
@@ -185,13 +194,14 @@ class _Run:
         for done, (place, texts) in enumerate(places.items()):
             self._tell(f"searching {place}: {PLACES[place]}", done, len(places))
             hits, empty = await asyncio.to_thread(_hits, search, texts)
-            if empty or (place in _MARKED and marker not in hits):
+            if empty or (place in self._marked and marker not in hits):
                 self.report.unproven.append(
                     f"{place}: " + ("nothing to search" if empty else "not even harmless words arrived")
                 )
             for planted in {id(by_needle[hit]): by_needle[hit] for hit in hits - {marker}}.values():
                 found.add(Leak(planted.token.kind, planted.token.form, planted.probe, place))
         self.report.leaks = sorted(found, key=lambda leak: (leak.kind, leak.place, leak.probe, leak.form))
+        self.report.unproven += [f"'{probe}': no request of it was answered" for probe in sorted(self._silent)]
         silent = sorted(kind for kind in self.report.planted if not self.report.answered[kind])
         self.report.unproven += [f"{kind}: no request with it was answered" for kind in silent]
 

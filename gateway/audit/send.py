@@ -32,28 +32,40 @@ class Answer:
         """What an error says: the last event of a stream that had begun (the caller's own values may stand before it), else all of it."""
         return self.body if self.status != 200 else self.body[self.body.rfind('"error"') :]
 
-    def said(self) -> str:
-        """All that the answer says to the caller, its pieces joined; arguments of calls decoded."""
+    def said(self) -> list[str]:
+        """What the answer says to the caller, a text for each of its choices and fields, pieces joined and JSON decoded."""
         events = [line.removeprefix("data: ") for line in self.body.split("\n") if line.startswith("data: {")]
-        pieces = [piece for event in events or [self.body] for piece in _pieces(json.loads(event))]
-        text = "".join(piece for name, piece in pieces if name != "arguments")
-        arguments = "".join(piece for name, piece in pieces if name == "arguments")
-        try:
-            return text + "".join(map(str, json.loads(arguments).values())) if arguments else text
-        except ValueError:
-            return text + arguments
+        joined: dict[tuple[int, str], str] = {}
+        for event in events or [self.body]:
+            for key, piece in _pieces(json.loads(event)):
+                joined[key] = joined.get(key, "") + piece
+        return [_decoded(text) for text in joined.values() if text]
 
 
-def _pieces(event: dict[str, Any]) -> Iterator[tuple[str, str]]:
+Piece = tuple[tuple[int, str], str]
+
+
+def _pieces(event: dict[str, Any]) -> Iterator[Piece]:
     for choice in event.get("choices") or ():
-        said = choice.get("delta") or choice.get("message") or choice
-        yield from ((key, said[key]) for key in ("content", "refusal", "text") if isinstance(said.get(key), str))
+        said, index = choice.get("delta") or choice.get("message") or choice, choice.get("index", 0)
+        for key in ("content", "refusal", "text"):
+            if isinstance(said.get(key), str):
+                yield (index, key), said[key]
         for call in said.get("tool_calls") or ():
-            yield "arguments", call.get("function", {}).get("arguments") or ""
+            yield (index, "arguments"), call.get("function", {}).get("arguments") or ""
     if str(event.get("type", "")).endswith("output_text.delta"):
-        yield "text", event["delta"]
+        yield (0, "text"), event["delta"]
     for item in event.get("output") or ():
-        yield from (("text", part["text"]) for part in item.get("content") or () if isinstance(part.get("text"), str))
+        for part in item.get("content") or ():
+            if isinstance(part.get("text"), str):
+                yield (0, "text"), part["text"]
+
+
+def _decoded(text: str) -> str:
+    try:
+        return "".join(map(str, json.loads(text).values()))
+    except (ValueError, AttributeError):
+        return text
 
 
 class Sender:

@@ -88,6 +88,8 @@ async def _answer(request: web.Request, body: dict[str, Any], closing: asyncio.E
     from aiohttp import web
 
     model, text = body["model"], asked(body)
+    if body.get("response_format"):
+        text = json.dumps({"note": text})
     if model == "fail":
         return web.json_response({"error": {"message": f"cannot handle: {text}", "code": text[:60]}}, status=500)
     if model == "garbage":
@@ -101,7 +103,7 @@ async def _answer(request: web.Request, body: dict[str, Any], closing: asyncio.E
     chat = "messages" in body
     deltas = _deltas(model, text, chat=chat)
     if body.get("stream"):
-        return await _stream(request, model, deltas, chat=chat)
+        return await _stream(request, model, deltas, body.get("n") or 1, chat=chat)
     message: dict[str, Any] = {"role": "assistant", "content": None}
     for delta in deltas:
         for key, value in delta.items():
@@ -109,8 +111,9 @@ async def _answer(request: web.Request, body: dict[str, Any], closing: asyncio.E
     if "tool_calls" in message:
         message["tool_calls"] = [_call(json.dumps({"note": text}))]
     finish = "tool_calls" if "tool_calls" in message else "stop"
-    choice = {"index": 0, "finish_reason": finish, **({"message": message} if chat else {"text": message["text"]})}
-    return web.json_response(_head(model, chat=chat, chunk=False) | {"choices": [choice], "usage": _USAGE})
+    said = {"message": message} if chat else {"text": message["text"]}
+    choices = [{"index": index, "finish_reason": finish, **said} for index in range(body.get("n") or 1)]
+    return web.json_response(_head(model, chat=chat, chunk=False) | {"choices": choices, "usage": _USAGE})
 
 
 _USAGE = {"prompt_tokens": 11, "completion_tokens": 7, "total_tokens": 18}
@@ -135,20 +138,25 @@ def _call(arguments: str) -> dict[str, Any]:
     return {"index": 0, "id": "call_1", "type": "function", "function": {"name": "note", "arguments": arguments}}
 
 
-async def _stream(request: web.Request, model: str, deltas: list[dict[str, Any]], *, chat: bool) -> web.StreamResponse:
+async def _stream(
+    request: web.Request, model: str, deltas: list[dict[str, Any]], n: int, *, chat: bool
+) -> web.StreamResponse:
     from aiohttp import web
 
     response = web.StreamResponse(headers={"content-type": "text/event-stream"})
     await response.prepare(request)
     for place, delta in enumerate(deltas):
-        choice = {"index": 0, "finish_reason": None, **({"delta": delta} if chat else delta)}
-        await response.write(_event(_head(model, chat=chat, chunk=True) | {"choices": [choice]}))
+        said = {"delta": delta} if chat else delta
+        for index in range(n):
+            choice = {"index": index, "finish_reason": None, **said}
+            await response.write(_event(_head(model, chat=chat, chunk=True) | {"choices": [choice]}))
         if model == "truncate" and place == len(deltas) // 2 and request.transport is not None:
             request.transport.abort()
             return response
     finish = "tool_calls" if model == "tool" else "stop"
-    choice = {"index": 0, "finish_reason": finish, **({"delta": {}} if chat else {"text": ""})}
-    await response.write(_event(_head(model, chat=chat, chunk=True) | {"choices": [choice], "usage": _USAGE}))
+    empty: dict[str, Any] = {"delta": {}} if chat else {"text": ""}
+    choices = [{"index": index, "finish_reason": finish, **empty} for index in range(n)]
+    await response.write(_event(_head(model, chat=chat, chunk=True) | {"choices": choices, "usage": _USAGE}))
     await response.write(b"data: [DONE]\n\n")
     return response
 

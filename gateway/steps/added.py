@@ -70,7 +70,7 @@ class CleanedReply:
         for key, holder, name in list(chunk_texts(chunk)):
             channel = self._channels.get(key)
             if channel is None:
-                channel = self._channels[key] = self._added.channel(self._shown, form_of(key))
+                channel = self._channels[key] = self._added.channel(self._shown, form_of(key, self._request.body))
             holder[name] = channel.feed(holder[name])
         for choice in choices:
             self._end(choice, choice.get("index", 0))

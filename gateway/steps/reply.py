@@ -111,7 +111,7 @@ async def restored(request: ChatRequest, reply: AsyncGenerator[Chunk]) -> AsyncG
                 for key, holder, name in list(chunk_texts(chunk)):
                     restorer = restorers.get(key)
                     if restorer is None:
-                        restorer = restorers[key] = Restorer(request.tokens, form_of(key))
+                        restorer = restorers[key] = Restorer(request.tokens, form_of(key, request.body))
                     holder[name] = restorer.feed(holder[name])
                 for choice in chunk.get("choices") or ():
                     if choice.get("finish_reason"):

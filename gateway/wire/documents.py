@@ -66,6 +66,24 @@ class Participant(Text):
         self.holder[self.key] = "".join(c for c in joined if c.isascii() and (c.isalnum() or c in "_-"))
 
 
+class FileName(Text):
+    """The name of a file, in which words are often joined by underscores; what follows its last dot (pdf) is no word."""
+
+    __slots__ = ()
+
+    @property
+    def text(self) -> str:
+        return self._parts()[0].replace("_", " ")
+
+    def write(self, text: str) -> None:
+        self.holder[self.key] = text + self._parts()[1]
+
+    def _parts(self) -> tuple[str, str]:
+        name: str = self.holder[self.key]
+        stem, dot, kind = name.rpartition(".")
+        return (stem, dot + kind) if stem and len(kind) <= 5 and kind.isalnum() else (name, "")
+
+
 @dataclass(frozen=True, slots=True)
 class Document:
     """Fields of ``holder`` as one JSON document, so that a value is read together with its field's name."""

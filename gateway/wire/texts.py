@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from gateway.types import ChatRequest, Chunk, Json
-from gateway.wire.documents import Document, Participant, Text, declared, unknown
+from gateway.wire.documents import Document, FileName, Participant, Text, declared, unknown
 
 Form = Literal["plain", "json"]
 
@@ -95,7 +95,7 @@ def _parts(parts: list[Json], role: str) -> Iterator[Slot]:
                 yield _slot(part, key, role, _form_of_content(role, part[key]), prose=key == "text")
         file = part.get("file")
         if type(file) is dict and type(file.get("filename")) is str:
-            yield _slot(file, "filename", role)
+            yield Slot(FileName(file, "filename"), role)
         image = part.get("image_url")
         if type(image) is dict and type(image.get("url")) is str and not image["url"].startswith("data:"):
             yield _slot(
@@ -165,8 +165,10 @@ def chunk_texts(chunk: Chunk) -> Iterator[tuple[ChannelKey, Json, str]]:
             yield (index, "function_call", 0), old, "arguments"
 
 
-def form_of(key: ChannelKey) -> Form:
-    """What a channel carries: arguments of a call are JSON, all else is prose."""
+def form_of(key: ChannelKey, body: Json) -> Form:
+    """What a channel carries: arguments of a call are JSON, and the content where the request wants JSON; all else is prose."""
+    if key[1] == "content":
+        return "json" if (body.get("response_format") or {}).get("type") in ("json_object", "json_schema") else "plain"
     return "json" if key[1] in ("arguments", "function_call") else "plain"
 
 

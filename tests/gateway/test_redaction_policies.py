@@ -26,16 +26,16 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 def with_redaction(
-    redaction: dict[str, Any], tmp_path: Path, backend: Backend, redis_url: str, **more: Any
+    redaction: dict[str, Any], tmp_path: Path, backend: Backend, redis_url: str, model: str = "echo", **more: Any
 ) -> Settings:
     folder = tmp_path / "policy"
     folder.mkdir()
     policy = {"version": 1, "name": "light", "redaction": {"ner": "off", **redaction}}
     (folder / "policy.yaml").write_text(yaml.safe_dump(policy))
     (folder / "config.yml").write_text("models: []\n")
-    deployment = {"name": "echo", "base_url": backend.base_url, "model": "echo"}
-    model = {"name": "echo", "policy": "light", "deployments": [deployment]}
-    return settings_for(tmp_path, backend, redis_url, policies={"light": str(folder)}, models=[model], **more)
+    deployment = {"name": "echo", "base_url": backend.base_url, "model": model}
+    models = [{"name": "echo", "policy": "light", "deployments": [deployment]}]
+    return settings_for(tmp_path, backend, redis_url, policies={"light": str(folder)}, models=models, **more)
 
 
 def asked(parts: list[Any]) -> dict[str, Any]:
@@ -76,6 +76,23 @@ async def test_names_of_files_are_redacted_where_files_pass(
         status, _, _ = await gateway.post(CHAT, asked(PARTS[2:]))
     assert status == 200
     assert openai_backend.bodies[0]["messages"][0]["content"][1]["file"]["filename"] == "[CREDIT_CARD_1].pdf"
+
+
+async def test_a_value_with_a_quote_in_it_comes_back_in_json_as_json(
+    tmp_path: Path, openai_backend: Backend, redis_url: str
+) -> None:
+    own = [{"name": "NICKNAME", "regex": 'nick "\\w+"'}]
+    text = 'my nick "joe"\nsay:{"a": "nick "joe""}'
+    json_wanted = {"response_format": {"type": "json_object"}}
+    async with running(with_redaction({"patterns": own}, tmp_path, openai_backend, redis_url, model="say")) as gateway:
+        body = {"model": "echo", "messages": [{"role": "user", "content": text}]}
+        _, answer, _ = await gateway.post(CHAT, body | json_wanted)
+        assert json.loads(answer["choices"][0]["message"]["content"]) == {"a": 'nick "joe"'}
+        events = await gateway.events(body | json_wanted)
+        deltas = [choice["delta"].get("content") or "" for e in events[:-1] for choice in json.loads(e)["choices"]]
+        assert json.loads("".join(deltas)) == {"a": 'nick "joe"'}
+        _, answer, _ = await gateway.post(CHAT, body)
+        assert answer["choices"][0]["message"]["content"] == '{"a": "nick "joe""}'
 
 
 async def test_a_thousand_callers_at_once_never_see_each_others_values(
