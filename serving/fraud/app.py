@@ -153,7 +153,7 @@ def run(settings: FraudSettings, redis_url: str, host: str, port: int) -> None:
     from serving.fraud.stores import open_store
 
     app = FraudApp(settings, lambda: open_store(redis_url, settings), time.time)
-    uvicorn.run(app, host=host, port=port, log_level="warning", access_log=False)
+    uvicorn.run(app, host=host, port=port, log_level="warning", access_log=False, proxy_headers=False)
 
 
 if __name__ == "__main__":
