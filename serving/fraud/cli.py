@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Score transactions for fraud; train and replay.")
 
-_REDIS = "Redis URL; with ?cluster=1 a node of a cluster."
+_REDIS = Annotated[
+    str, typer.Option("--redis", envvar="CALLGATE_REDIS_URL", help="Redis URL; with ?cluster=1 a node of a cluster.")
+]
 _SETTINGS = Annotated[Path | None, typer.Option("--settings", help="JSON file of fraud settings.", exists=True)]
 _TRACKING = Annotated[str, typer.Option(help="MLflow tracking URI: log the run, register the model; empty: do not.")]
 _JSON = Annotated[bool, typer.Option("--json", help="One JSON object instead of text.")]
@@ -157,7 +159,7 @@ def drift(
 
 @app.command(epilog="Example: callgate fraud backfill --data history/ --redis redis://127.0.0.1:6379/0")
 def backfill(
-    redis: Annotated[str, typer.Option(help=_REDIS)] = "redis://127.0.0.1:6379/0",
+    redis: _REDIS = "redis://127.0.0.1:6379/0",
     data: Annotated[Path | None, typer.Option(help="Folder of fraud_tx_*.parquet.")] = None,
     log: Annotated[
         Path | None,
@@ -184,7 +186,7 @@ def backfill(
 @app.command(epilog="Example: callgate fraud snapshot --out store.snapshot && callgate fraud restore store.snapshot")
 def snapshot(
     out: Annotated[Path, typer.Option(help="The file; one that is there is replaced when the new one is whole.")],
-    redis: Annotated[str, typer.Option(help=_REDIS)] = "redis://127.0.0.1:6379/0",
+    redis: _REDIS = "redis://127.0.0.1:6379/0",
     settings: _SETTINGS = None,
     as_json: _JSON = False,
 ) -> None:
@@ -197,7 +199,7 @@ def snapshot(
 @app.command(epilog="Example: callgate fraud restore store.snapshot && callgate fraud backfill --log .callgate/fraud")
 def restore(
     file: Annotated[Path, typer.Argument(help="A file of `callgate fraud snapshot`.", exists=True, dir_okay=False)],
-    redis: Annotated[str, typer.Option(help=_REDIS)] = "redis://127.0.0.1:6379/0",
+    redis: _REDIS = "redis://127.0.0.1:6379/0",
     settings: _SETTINGS = None,
     as_json: _JSON = False,
 ) -> None:
@@ -311,7 +313,7 @@ def watch(
 
 @app.command(epilog="Example: callgate fraud serve --redis redis://127.0.0.1:6379/0 --port 8100")
 def serve(
-    redis: Annotated[str, typer.Option(help="Redis URL.")] = "redis://127.0.0.1:6379/0",
+    redis: _REDIS = "redis://127.0.0.1:6379/0",
     host: Annotated[
         str, typer.Option(help="The service has no keys of its own: stay on loopback, behind the gateway.")
     ] = "127.0.0.1",
