@@ -32,7 +32,7 @@ from guardrails.redaction import RedactionSettings, build_redactor
 from guardrails.types import Segment
 from guardrails.verdict import Outcome, Stage, Verdict
 from serving.embedding.minilm import EmbeddingBatcher, MiniLM
-from tests.bench import guardrails_peers
+from tests.bench import bench_policy, guardrails_peers
 
 ROOT = Path(__file__).parents[2]
 POLICY = ROOT / "guardrails" / "policies" / "call-centre"
@@ -55,6 +55,7 @@ KEYS = (
     ),
     *("toxicity.auprc", "toxicity.auprc_baseline", "davidson.macro_f1", "topic.auroc", "topic.auroc_nlupp"),
     *("ensemble.fpr_turns", "cpu_ms.median", "cpu_ms.mean", "swap.failed", "swap.converged_s", "replay.identity"),
+    "split.leaked_chars",
 )
 Figures = dict[str, float | int | None]
 Rows = list[dict[str, Any]]
@@ -69,6 +70,7 @@ def main() -> int:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     figures = asyncio.run(measure(folder))
     turns = list(dict.fromkeys(ordinary_turns(folder, business=True)))
+    figures |= bench_policy.figures(folder, QUICK)
     figures |= guardrails_peers.measured(random.Random(SEED).sample(turns, min(MOST, 800, len(turns))))
     show(figures)
     known: Figures = dict.fromkeys(KEYS)
