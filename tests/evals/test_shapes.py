@@ -54,7 +54,7 @@ def test_a_group_lies_in_one_part_and_the_parts_are_the_whole(tmp_path: Path) ->
     source.write_text("".join(json.dumps(row) + "\n" for row in rows))
     groups = {}
     for part in ("train", "validation"):
-        import_cases(source, tmp_path / part, part=part)  # type: ignore[arg-type]
+        import_cases(source, tmp_path / part, part=part)
         groups[part] = [sample.conversation for sample in load_dataset(tmp_path / part).samples]
     assert not set(groups["train"]) & set(groups["validation"])
     assert len(groups["train"]) + len(groups["validation"]) == 90
