@@ -136,15 +136,17 @@ def is_card_number(digits: str) -> bool:
 
 
 def card(text: str) -> tuple[int, int] | None:
-    """The longest card number among whole groups of the candidate (the candidate may have run into a date or a CVV)."""
+    """The card number with the most digits among whole groups of the candidate, which may have run into a date, a count or a CVV."""
     groups = [match.span() for match in re.finditer(r"\d+", text)]
-    for size in range(len(groups), 0, -1):
-        for first in range(len(groups) - size + 1):
-            start, end = groups[first][0], groups[first + size - 1][1]
+    best, most = None, 0
+    for first, (start, _) in enumerate(groups):
+        for _, end in groups[first:]:
             digits = digits_of(text[start:end])
-            if 12 <= len(digits) <= 19 and is_card_number(digits):
-                return start, end
-    return None
+            if len(digits) > 19:
+                break
+            if len(digits) >= 12 and len(digits) > most and is_card_number(digits):
+                best, most = (start, end), len(digits)
+    return best
 
 
 def iban(text: str) -> tuple[int, int] | None:

@@ -4,6 +4,7 @@ Patterns are RE2: no look-around, no back-references, and no text on which they 
 its validator and its context decide. Knows no kind of data by name.
 """
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +13,8 @@ from guardrails.types import Finding
 
 CONTEXT_BEFORE = 70  # characters searched for context words before a candidate
 CONTEXT_AFTER = 25
+GROUP = re.compile(r"\b\w")
+MOST_GROUPS = 12  # of one candidate that are tried as a beginning
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,23 +82,50 @@ class Matcher:
 
     def _matches(self, index: int, text: str, expected: frozenset[str]) -> Iterator[Finding]:
         pattern = self.patterns[index]
-        regex, group, context, refused = self._compiled[index]
+        regex, group, _, _ = self._compiled[index]
         for match in regex.finditer(text):
             start, end = match.span(group)
-            if start < 0 or (refused and refused.search(text[max(0, start - 20) : start])):
+            if start < 0:
                 continue
-            if pattern.check is not None:
-                part = pattern.check(text[start:end])
-                if part is None:
-                    continue
-                start, end = start + part[0], start + part[1]
-            score = pattern.score
-            if context is not None and pattern.kind not in expected:
-                near = text[max(0, start - CONTEXT_BEFORE) : start] + "\n" + text[end : end + CONTEXT_AFTER]
-                if context.search(near) is None:
-                    score = pattern.alone
-            if score > 0:
-                yield Finding(pattern.kind, start, end, score, pattern.name)
+            found = self._decided(index, text, start, end, expected)
+            if found is not None:
+                yield found
+            if pattern.check is not None and (found is None or found.end < end or _goes_on(text, end)):
+                yield from self._inside(index, text, start, end, expected)
+
+    def _inside(self, index: int, text: str, start: int, end: int, expected: frozenset[str]) -> Iterator[Finding]:
+        """What begins at a later group of a candidate that ran into its neighbours: the sum before a card, the number before an account."""
+        pattern = self.patterns[index]
+        regex, group, _, _ = self._compiled[index]
+        for begin in [start + match.start() for match in GROUP.finditer(text[start:end])][1:MOST_GROUPS]:
+            match = regex.search(text[begin : end + pattern.longest])
+            if match is not None and match.start() == 0 and match.span(group)[0] == 0:
+                found = self._decided(index, text, begin, begin + match.span(group)[1], expected)
+                if found is not None:
+                    yield found
+
+    def _decided(self, index: int, text: str, start: int, end: int, expected: frozenset[str]) -> Finding | None:
+        """What validator and context say of a candidate."""
+        pattern = self.patterns[index]
+        _, _, context, refused = self._compiled[index]
+        if refused and refused.search(text[max(0, start - 20) : start]):
+            return None
+        if pattern.check is not None:
+            part = pattern.check(text[start:end])
+            if part is None:
+                return None
+            start, end = start + part[0], start + part[1]
+        score = pattern.score
+        if context is not None and pattern.kind not in expected:
+            near = text[max(0, start - CONTEXT_BEFORE) : start] + "\n" + text[end : end + CONTEXT_AFTER]
+            if context.search(near) is None:
+                score = pattern.alone
+        return Finding(pattern.kind, start, end, score, pattern.name) if score > 0 else None
+
+
+def _goes_on(text: str, end: int) -> bool:
+    """Whether more digits follow at once: then a candidate may be one with less before it and more behind."""
+    return any("0" <= character <= "9" for character in text[end : end + 3])
 
 
 def search_set(expressions: Sequence[str]) -> Callable[[str], Sequence[int]]:

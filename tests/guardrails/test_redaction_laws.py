@@ -6,7 +6,7 @@ import asyncio
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gateway.audit.search import squeezed
+from gateway.audit.values import Values
 from guardrails.actions import ActionRefused, find_actions, load_own_recognizers
+from guardrails.detectors import checks
 from guardrails.detectors.own import MOST_STUCK
 from guardrails.redaction import RedactionSettings, Redactor, build_redactor
 from guardrails.types import RedactionUnavailable, Segment
@@ -68,6 +71,46 @@ async def test_digits_in_disguise_are_found_and_come_back_as_they_were(how: str)
     assert dict(redaction.counts) == {"CREDIT_CARD": 1}
     assert not any(character.isdigit() for character in redaction.texts[0].replace("[CREDIT_CARD_1]", ""))
     assert restored(redaction.texts[0], dict(redaction.tokens)) == text
+
+
+def test_a_number_beside_a_card_never_leaves_a_part_of_it() -> None:
+    numbers = range(1000)
+    for text in (
+        shape.format(number) for number in numbers for shape in ("{} " + CARD, CARD + " {}", "{0}-" + CARD + "-{0}")
+    ):
+        found = checks.card(text)
+        assert found is not None
+        assert CARD in text[slice(*found)]
+
+
+STRONG = (Values.card, Values.ssn, Values.itin, Values.iban, Values.nino, Values.aadhaar, Values.phone, Values.email)
+STRONG += (Values.spanish_id, Values.pan, Values.curp, Values.uk_postcode, Values.secret, Values.url_with_password)
+SEED = 11
+
+
+@pytest.mark.parametrize("draw", STRONG, ids=lambda draw: draw.__name__)
+async def test_no_part_of_a_value_is_left_whatever_numbers_stand_beside_it(draw: Callable[[Values], str]) -> None:
+    redactor = patterns_only(countries=["US", "UK", "EU", "IN", "ES", "MX"])
+    values = Values(SEED)
+    between = values.random
+    beside: list[Callable[[], str]] = [
+        lambda: str(between.randint(0, 9999)),
+        lambda: f"{between.randint(1, 12)}/{between.randint(1, 28)}/2024",
+        lambda: f"${between.randint(1, 999)}.{between.randint(10, 99)}",
+        lambda: f"{between.randint(1, 12)}:{between.randint(10, 59)} pm",
+        lambda: f"cvv {between.randint(100, 999)} exp 05/29",
+        values.card,
+        values.ssn,
+        values.phone,
+        lambda: "and",
+    ]
+    for _ in range(200):
+        value, gap = draw(values), between.choice([" ", ", ", ". ", " - ", ": ", " / ", "\n"])
+        text = f"{between.choice(beside)()}{gap}{value}{gap}{between.choice(beside)()}"
+        left = squeezed((await redactor.redact([Segment(text)])).texts[0])
+        bare = squeezed(value)
+        parts = [bare[place : place + 6] for place in range(len(bare) - 5)] or [bare]
+        assert not any(part in left for part in parts), f"seed {SEED}: a part of {draw.__name__} is left"
 
 
 PACKS = [
