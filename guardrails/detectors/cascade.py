@@ -77,6 +77,10 @@ class Cascade:
         passed = self._harmless(self._pieces(reading))
         return None if passed is None else self._known.keep(reading.digest, _probabilities(passed))
 
+    def glimpse(self, reading: Reading) -> Vector:
+        """What n-grams alone say of each label, shape (k,): probabilities that are not calibrated."""
+        return _probabilities(self._pieces(reading).max(axis=0))
+
     async def scores(self, reading: Reading) -> Vector:
         """Probability of each label, shape (k,). Raises: RuntimeError in doubt without embeddings."""
         if (known := self._known.get(reading.digest)) is not None:

@@ -57,7 +57,7 @@ _BINARY = re.compile(r"(?:[01]{8}\s?){4,2000}")
 _DECIMAL = re.compile(r"(?:\b(?:3[2-9]|[4-9]\d|1[01]\d|12[0-6])\b[\s,;]{1,2}){6,2000}\d{2,3}")
 _ESCAPED = re.compile(r"(?:\\u[0-9a-fA-F]{4}){4,2000}")
 _ENTITY = re.compile(r"&#?\w{2,8};")
-_QUOTED = re.compile(r"[\"'“‘`]([^\"'“”‘’`\n]{1,200})[\"'”’`]")
+_QUOTED = re.compile(r"(?<!\w)[\"'“‘`]([^\"'“”‘’`\n]{1,200})[\"'”’`](?!\w)")  # and no apostrophe within a word
 _COMMON = (
     "the a an of to and in is it you that for on are with as this be at have or from by not but what all were when your can there "
     "use which do how if will up out many then them these so some would make like him into has look two more go see no could "

@@ -9,6 +9,7 @@ from guardrails.detectors.cascade import MODELS, Cascade, Weights
 from guardrails.detectors.reading import Reading
 
 SHORTEST_WORDS = 4
+SHORT_AT_MOST = 0.1  # the score of a shorter text: it orders them, and no sensible threshold refuses one
 
 
 class TopicDetector:
@@ -25,12 +26,12 @@ class TopicDetector:
     def at_once(self, reading: Reading) -> float | None:
         """``score``, where it needs no sentence vector; else None."""
         if len(reading.plain.split()) < SHORTEST_WORDS:
-            return 0.0
+            return SHORT_AT_MOST * float(self._cascade.glimpse(reading)[0])
         scores = self._cascade.at_once(reading)
         return None if scores is None else float(scores[0])
 
     async def score(self, reading: Reading) -> float:
-        """Probability that the text is off topic; 0 for texts under four words, which say nothing by themselves."""
-        if len(reading.plain.split()) < SHORTEST_WORDS:
-            return 0.0
+        """Probability that the text is off topic; next to nothing for texts under four words, which say little by themselves."""
+        if (known := self.at_once(reading)) is not None:
+            return known
         return float((await self._cascade.scores(reading))[0])

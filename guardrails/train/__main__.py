@@ -1,4 +1,4 @@
-"""`python -m guardrails.train DETECTOR --data DIR`: reads labelled data, writes weights, prints their validation figures.
+"""`python -m guardrails.train DETECTOR --data DIR`: reads labelled data, writes weights and their card, prints their validation figures.
 
 A detector is a module of this folder with ``add_arguments(parser)`` and ``run(arguments) -> figures``; it is imported when chosen.
 """
@@ -10,6 +10,8 @@ import importlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
+
+from guardrails.train.card import card_of
 
 DETECTORS = ("harm", "indirect", "injection", "ner", "promises", "topic", "toxicity")
 
@@ -30,6 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         command = f"python -m guardrails.train {chosen.detector} --data $CALLGATE_DATA_DIR"
         kept = json.dumps({"command": command, "figures": figures}, indent=1)
         chosen.out.with_name("figures.json").write_text(kept + "\n", encoding="utf-8")
+        chosen.out.with_name("MODEL_CARD.md").write_text(card_of(chosen.detector, figures), encoding="utf-8")
 
 
 if __name__ == "__main__":

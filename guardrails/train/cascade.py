@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
-from guardrails.detectors.ngrams import BUCKETS, Grams, grams, segments
-from guardrails.detectors.normalise import plain
+from guardrails.detectors.ngrams import BUCKETS, Grams, grams
+from guardrails.detectors.reading import Reading
 
 FOLDS = 4
 MOST_SEGMENTS = 16  # of a text while training
@@ -40,11 +40,12 @@ class Example:
 
 @dataclass(slots=True)
 class Corpus:
-    """Examples cut into segments, with their features. ``owner``: the example of each segment."""
+    """Examples cut into the pieces that guardrails.detectors.reading reads. ``owner``: the example of each; ``hidden``: found by decoding it."""
 
     examples: list[Example]
     texts: list[str] = field(default_factory=list)
     owner: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    hidden: NDArray[np.bool_] = field(default_factory=lambda: np.empty(0, dtype=bool))
     grams: list[Grams] = field(default_factory=list)
     matrix: csr_matrix = field(default_factory=lambda: csr_matrix((0, 2 * BUCKETS)))
 
@@ -52,13 +53,14 @@ class Corpus:
     def read(cls, examples: Sequence[Example]) -> Corpus:
         corpus = cls(list(examples))
         owner: list[int] = []
+        hidden: list[bool] = []
         for place, example in enumerate(corpus.examples):
-            pieces = segments(plain(example.text))
-            if len(pieces) > MOST_SEGMENTS:
-                pieces = [pieces[i] for i in np.linspace(0, len(pieces) - 1, MOST_SEGMENTS).astype(int)]
-            corpus.texts += pieces
-            owner += [place] * len(pieces)
-        corpus.owner = np.array(owner)
+            reading = Reading(example.text, None)
+            shown, found = _some(reading.pieces[: reading.shown]), _some(reading.pieces[reading.shown :])
+            corpus.texts += shown + found
+            owner += [place] * (len(shown) + len(found))
+            hidden += [False] * len(shown) + [True] * len(found)
+        corpus.owner, corpus.hidden = np.array(owner), np.array(hidden)
         corpus.grams = [grams(text) for text in corpus.texts]
         corpus.matrix = matrix_of(corpus.grams)
         return corpus
@@ -69,6 +71,13 @@ class Corpus:
     def folds(self) -> NDArray[np.int64]:
         """The fold of each example, by its group."""
         return np.array([fold_of(example.group) for example in self.examples])
+
+
+def _some(pieces: list[str]) -> list[str]:
+    """At most 16 of them, from the first to the last."""
+    if len(pieces) <= MOST_SEGMENTS:
+        return pieces
+    return [pieces[i] for i in np.linspace(0, len(pieces) - 1, MOST_SEGMENTS).astype(int)]
 
 
 def fold_of(group: str) -> int:

@@ -70,7 +70,7 @@ class Trainer:
         self.weight = weight
         self.heads = np.array([example.head for example in corpus.examples])
         self._piece_weight = weight[corpus.owner] / np.sqrt(self.counts[corpus.owner])
-        self.long = self.counts > 1
+        self.long = np.bincount(corpus.owner, ~corpus.hidden) > 1
         texts = [
             plain(e.text)[:WHOLE_CHARS] if many else "" for e, many in zip(corpus.examples, self.long, strict=True)
         ]
@@ -161,11 +161,17 @@ class Trainer:
         scores.heads[heard] = self.fit_head(~part, scores.pieces).logits(self.features(heard, scores.pieces))
         return scores
 
+    def decoded(self, scores: Scores) -> Mask:
+        """The texts of which the head read something that was hidden in them."""
+        out = np.zeros(len(self.labels), dtype=bool)
+        out[self.corpus.owner[self.corpus.hidden & ~np.isnan(scores.heads[:, 0])]] = True
+        return out
+
     def combined(self, scores: Scores) -> tuple[Floats, Floats]:
         """Logits of the most suspicious piece of each text, shape (texts, k), and features of long texts, (texts, k, 6)."""
         n, k = self.labels.shape
         best, features = np.full((n, k), -30.0), np.zeros((n, k, 6))
-        both = scores.heads + scores.pieces
+        both, shown = scores.heads + scores.pieces, ~self.corpus.hidden
         for place in range(n):
             begin = int(np.searchsorted(self.corpus.owner, place))
             rows = slice(begin, begin + int(self.counts[place]))
@@ -176,7 +182,7 @@ class Trainer:
             if self.long[place]:
                 parts = (
                     part.astype(np.float32)
-                    for part in (scores.heads[rows][heard], scores.pieces[rows], scores.whole[place])
+                    for part in (scores.heads[rows][heard], scores.pieces[rows][shown[rows]], scores.whole[place])
                 )
                 features[place] = text_features(*parts)
         return best, features

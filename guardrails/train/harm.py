@@ -21,12 +21,12 @@ from guardrails.train.ordinary import TURNS, general, turns
 from guardrails.train.points import Limits, calibration_error
 
 SEED = 11
-WRITTEN = 1500  # of each family
+WRITTEN = 2500  # of each family
 LONG_TURNS = 3000
 AMID = 800  # written ones amid an ordinary turn
-FLAGGED_SAFE = 0.06  # of XSTest's safe half, out of fold
+FLAGGED_SAFE = 0.07  # of XSTest's safe half, out of fold
 FLAGGED_TURNS = 0.002
-DOUBTED_TURNS = 0.03
+DOUBTED_TURNS = 0.1
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(chosen: argparse.Namespace) -> dict[str, float]:
     """Trains, writes the weights, returns the out-of-fold figures."""
-    done = train(chosen, ("harm",), examples(chosen.data), _aims, ("harm: ",), heads=3)
+    done = train(chosen, ("harm",), examples(chosen.data), _aims, ("harm: ",), strength=10.0, heads=5)
     return rounded(measured(done.trainer, done.points.logits[:, 0]))
 
 

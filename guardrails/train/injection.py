@@ -7,23 +7,26 @@ from __future__ import annotations
 
 import argparse
 import random
+import re
 from pathlib import Path
 
 import numpy as np
+import yaml
 
 from guardrails.train.care import amid, care, long_turns
-from guardrails.train.cascade import Example, Floats
+from guardrails.train.cascade import Example, Floats, fold_of
 from guardrails.train.data import rows
 from guardrails.train.detector import Aims, Trained, from_sources, note, rounded, train, weights_arguments
 from guardrails.train.fit import Trainer
 from guardrails.train.grammar import load_grammar
 from guardrails.train.ordinary import TURNS, general, turns
-from guardrails.train.points import Limits, calibration_error
+from guardrails.train.points import Limits, calibration_error, final_logits
 
+POLICY = Path(__file__).parents[1] / "policies" / "call-centre"
 SEED = 7
-DOUBTED_TURNS = 0.04  # of ordinary turns, short and long, that the head is asked about
+DOUBTED_TURNS = 0.1  # of ordinary turns, short and long, that the head is asked about
 FLAGGED_TURNS = 0.008  # of ordinary turns, out of fold
-FLAGGED_LOOK_ALIKES = 0.07  # of NotInject, out of fold
+FLAGGED_LOOK_ALIKES = 0.0795  # of NotInject, out of fold
 FLAGGED_LONG = 0.045  # of long ordinary requests
 EACH_FAMILY = 450
 WANTED = {
@@ -39,6 +42,7 @@ WANTED = {
 WANTED |= dict.fromkeys(("spanish", "french", "german", "portuguese", "italian"), 250)
 LONG_TURNS = 4000
 AMID, SHORT_CHARS = 2500, 160  # attacks amid an ordinary turn, and how long they are
+QUESTIONS, IN_A_ROW = "judge_hallucination_halueval_general.jsonl", 1500
 GRAMMARS = ("attacks", "multilingual_attacks", "ordinary")
 
 
@@ -49,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(chosen: argparse.Namespace) -> dict[str, float]:
     """Trains, writes the weights, returns the out-of-fold figures."""
     grammars = tuple(f"{name}:" for name in GRAMMARS)
-    done = train(chosen, ("injection",), examples(chosen.data), _aims, grammars)
+    done = train(chosen, ("injection",), examples(chosen.data), _aims, grammars, heads=3)
     return rounded(measured(done.trainer, done.points.logits[:, 0]) | asked(done) | left_out(done))
 
 
@@ -79,11 +83,26 @@ def measured(trainer: Trainer, logits: Floats) -> dict[str, float]:
     figures = {"attacks": flagged[attacks].mean(), "attacks.short": flagged[attacks & short].mean()}
     real = trainer.heads & ~trainer.written
     figures["calibration_error"] = calibration_error(logits[real], trainer.labels[real, 0], trainer.weight[real])
+    matched = with_patterns(trainer)
+    figures |= {
+        "with patterns: attacks": (flagged | matched)[attacks].mean(),
+        "with patterns: attacks.short": (flagged | matched)[attacks & short].mean(),
+        "with patterns: NotInject": (flagged | matched)[from_sources(trainer, "NotInject")].mean(),
+    }
     figures["turns"] = flagged[from_sources(trainer, *TURNS) & trainer.heads].mean()
     for source in dict.fromkeys(example.source for example in trainer.corpus.examples):
         rows = from_sources(trainer, source) & trainer.heads
         figures[source] = flagged[rows].mean()
     return figures
+
+
+def with_patterns(trainer: Trainer) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+    """Which texts the patterns of the shipped policy match, which stand before the cascade there."""
+    config = yaml.safe_load((POLICY / "config.yml").read_text(encoding="utf-8"))
+    patterns = [
+        re.compile(one, re.IGNORECASE) for one in config["rails"]["config"]["regex_detection"]["input"]["patterns"]
+    ]
+    return np.array([any(one.search(e.text) for one in patterns) for e in trainer.corpus.examples])
 
 
 def left_out(done: Trained) -> dict[str, float]:
@@ -93,13 +112,7 @@ def left_out(done: Trained) -> dict[str, float]:
     attacks = (trainer.labels[:, 0] > 0.5) & ~trainer.written
     for source in sorted({e.source for e, one in zip(trainer.corpus.examples, attacks, strict=True) if one}):
         out = from_sources(trainer, source) & attacks
-        logits = trainer.scored(out, done.scores)
-        best, features = trainer.combined(logits)
-        short = points["slope"][0] * best[out, 0] + points["shift"][0]
-        as_text = features[out, 0] @ points["text_weights"][0] + points["text_bias"][0]
-        final = np.where(
-            trainer.long[out], np.maximum(as_text, short - points["slope"][0] * points["margin"][0]), short
-        )
+        final = final_logits(trainer, trainer.scored(out, done.scores), points)[out]
         figures[f"left out: {source}"] = float((final > 0).mean())
         note(f"without {source}: {figures[f'left out: {source}']:.3f}")
     return figures
@@ -109,7 +122,14 @@ def examples(data: Path) -> list[Example]:
     """All examples: label 1 an attack on the model's instructions."""
     rng = random.Random(SEED)  # noqa: S311 (texts, not secrets)
     long = care(data, rng, LONG_TURNS)
-    return [*_labelled(data), *turns(data, rng), *general(data, rng), *long, *_written(rng)]
+    return [
+        *_labelled(data),
+        *turns(data, rng),
+        *general(data, rng),
+        *long,
+        *_written(rng),
+        *_after_questions(data, rng),
+    ]
 
 
 def _labelled(data: Path) -> list[Example]:
@@ -155,6 +175,27 @@ def _amid(rng: random.Random) -> list[Example]:
             out.append(
                 Example(amid(rng, text), (1.0,), "attacks: amid a turn", f"attacks {family}", 0.5, number % 2 == 0)
             )
+    return out
+
+
+def _after_questions(data: Path, rng: random.Random) -> list[Example]:
+    """Ordinary questions to an assistant in a row, half of them with a short attack behind; those of one text from one fold."""
+    by_fold: dict[int, list[str]] = {}
+    for row in rows(data / QUESTIONS):
+        if len(text := row["prompt"]) <= SHORT_CHARS:
+            by_fold.setdefault(fold_of(text.lower()[:60]), []).append(text)
+    grammar = load_grammar("attacks")
+    out = []
+    for number in range(2 * IN_A_ROW):
+        some = rng.sample(by_fold[rng.choice(sorted(by_fold))], rng.randrange(2, 4))
+        family = rng.choice(sorted(grammar.families))
+        attack = grammar.one(family, rng)
+        if number % 2:
+            source, text = "questions in a row", " ".join(some)
+            out.append(Example(text, (0.0,), source, some[0].lower()[:60], 0.7, number % 4 == 1))
+        elif len(attack) <= SHORT_CHARS:
+            text = " ".join([*some[:-1], attack])
+            out.append(Example(text, (1.0,), "attacks: after questions", f"attacks {family}", 0.5, number % 4 == 0))
     return out
 
 

@@ -35,18 +35,29 @@ def operating_points(trainer: Trainer, scores: Scores, limits: list[Limits], ask
     best, features = trainer.combined(scores)
     doubt = np.max([_doubt(trainer, scores, turns, share) for turns in asked], axis=0)
     kept: dict[str, list[object]] = {name: [] for name in ("slope", "shift", "text_weights", "text_bias", "margin")}
-    logits = np.empty_like(best)
     for k, limit in enumerate(limits):
-        one, logits[:, k] = _one_label(trainer, best[:, k], features[:, k], trainer.labels[:, k], limit)
+        one = _one_label(trainer, best[:, k], features[:, k], trainer.labels[:, k], limit)
         for name, value in one.items():
             kept[name].append(value)
+    arrays = {name: np.array(values) for name, values in kept.items()}
+    arrays["doubt"] = doubt
+    return Points(arrays, final_logits(trainer, scores, arrays))
+
+
+def final_logits(trainer: Trainer, scores: Scores, arrays: dict[str, Floats]) -> Floats:
+    """What the cascade says of each text at these operating points, shape (texts, k): as guardrails.detectors.cascade says it.
+
+    A text that the head was not fitted on counts as harmless.
+    """
+    best, features = trainer.combined(scores)
+    of_piece = arrays["slope"] * best + arrays["shift"]
+    as_text = (features * arrays["text_weights"]).sum(axis=2) + arrays["text_bias"]
+    margin = np.where(trainer.decoded(scores)[:, None], 0.0, arrays["slope"] * arrays["margin"])
+    logits = np.where(trainer.long[:, None], np.maximum(as_text, of_piece - margin), of_piece)
     over = np.full_like(best, -np.inf)
-    np.maximum.at(over, trainer.corpus.owner, scores.pieces - doubt)
+    np.maximum.at(over, trainer.corpus.owner, scores.pieces - arrays["doubt"])
     read = (over.max(axis=1) >= 0) & (best[:, 0] > -30)
-    return Points(
-        {**{name: np.array(values) for name, values in kept.items()}, "doubt": doubt},
-        np.where(read[:, None], logits, harmless(np.minimum(over, 0))),
-    )
+    return np.asarray(np.where(read[:, None], logits, harmless(np.minimum(over, 0))))
 
 
 def _doubt(trainer: Trainer, scores: Scores, turns: Mask, share: float) -> Floats:
@@ -58,9 +69,7 @@ def _doubt(trainer: Trainer, scores: Scores, turns: Mask, share: float) -> Float
     return np.asarray(np.quantile(highest, float(np.quantile(ranks, 1 - share)), axis=0))
 
 
-def _one_label(
-    trainer: Trainer, best: Floats, features: Floats, wanted: Floats, limits: Limits
-) -> tuple[dict[str, object], Floats]:
+def _one_label(trainer: Trainer, best: Floats, features: Floats, wanted: Floats, limits: Limits) -> dict[str, object]:
     heard = (best > -30) & ~np.isnan(wanted)
     short, real_long = heard & ~trainer.long, heard & trainer.long & ~trainer.written
     limit = max(float(np.quantile(best[short & mask], 1 - share)) for mask, share in limits.short)
@@ -69,21 +78,18 @@ def _one_label(
     offset = margin = 0.0
     if len(set(wanted[real_long] > 0.5)) == 2:
         weights, bias = fit_text(features[real_long], wanted[real_long], trainer.weight[real_long])
-    as_text = features @ weights + bias
     if limits.long and bias != HARMLESS:
+        as_text = features @ weights + bias
         flagged = [(heard & trainer.long & mask, share) for mask, share in limits.long]
         offset = max(float(np.quantile(as_text[mask], 1 - share)) for mask, share in flagged)
         margin = max(0.0, *(float(np.quantile(best[mask], 1 - share / 4)) - limit for mask, share in flagged))
-    of_piece = slope * (best - limit)
-    logits = np.where(trainer.long, np.maximum(as_text - offset, of_piece - slope * margin), of_piece)
-    arrays: dict[str, object] = {
+    return {
         "slope": slope,
         "shift": -slope * limit,
         "text_weights": weights,
         "text_bias": bias - offset,
         "margin": margin,
     }
-    return arrays, logits
 
 
 def calibration_error(logits: Floats, wanted: Floats, weight: Floats, bins: int = 10) -> float:

@@ -21,6 +21,7 @@ from guardrails.train.points import Limits
 
 SEED = 19
 EACH_TEMPLATE = 30
+AMID = 8  # of those behind a calm sentence, and as many amid what callers say
 FLAGGED_ANSWERS, FLAGGED_LOOK_ALIKES = 0.002, 0.03
 DOUBTED = 0.04  # of what assistants and articles say
 ANSWERS = ("judge_hallucination_halueval_general.jsonl", "rag_dstc10_kb.jsonl", "rag_abcd_guidelines_kb.jsonl")
@@ -82,7 +83,8 @@ def _written(rng: random.Random) -> list[Example]:
         for template in templates:
             texts = list(dict.fromkeys(grammar.fill(template, rng) for _ in range(EACH_TEMPLATE)))
             out += [Example(_begun(text), labels, f"promises: {family}", template, 0.7) for text in texts]
-            among = [" ".join([_begun(grammar.fill(rng.choice(calm), rng)), _begun(texts[0])]), amid(rng, texts[-1])]
+            among = [" ".join([_begun(grammar.fill(rng.choice(calm), rng)), _begun(text)]) for text in texts[:AMID]]
+            among += [amid(rng, text) for text in texts[-AMID:]]
             out += [Example(text, labels, f"promises: {family} amid others", template, 0.7) for text in among]
     return out
 

@@ -29,6 +29,7 @@ SEED = 13
 WRITTEN = 400
 LONG_TURNS = 3000
 FLAGGED_TURNS = 0.002
+FLAGGED_HATE = 0.035  # of tweets without hate: as many as have it, about
 DOUBTED_TURNS = 0.03
 MODERATION, TWEETS = "tox_openai_moderation.jsonl", "tox_davidson_tweets.jsonl"
 UNKNOWN = float("nan")
@@ -41,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(chosen: argparse.Namespace) -> dict[str, float]:
     """Trains, writes the weights, returns the out-of-fold figures."""
-    done = train(chosen, LABELS, examples(chosen.data), _aims, ("abuse: ",), epochs=10, strength=10.0)
+    done = train(chosen, LABELS, examples(chosen.data), _aims, ("abuse: ",), epochs=10, strength=10.0, heads=3)
     return rounded(measured(done.trainer, done.points.logits))
 
 
@@ -56,7 +57,7 @@ def _limits(trainer: Trainer, k: int, ordinary: NDArray[np.bool_], angry: NDArra
     passed = from_sources(trainer, MODERATION) & (trainer.labels[:, k] < 0.5)
     if LABELS[k] in ("profanity", "slur"):
         passed = from_sources(trainer, TWEETS) & (trainer.labels[:, k] < 0.5)
-        return Limits(((ordinary, FLAGGED_TURNS), (passed, 0.08)), ())
+        return Limits(((ordinary, FLAGGED_TURNS), (passed, 0.08 if LABELS[k] == "profanity" else FLAGGED_HATE)), ())
     return Limits(((ordinary, FLAGGED_TURNS), (angry, 0.05), (passed, 0.05)), ((passed, 0.05),))
 
 

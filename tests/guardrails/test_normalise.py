@@ -66,6 +66,7 @@ def test_digits_for_letters_are_read_in_words_and_left_alone_elsewhere() -> None
         "reference ABCDEFGH12345678IJKL",
         "I was charged 45, 67 and 89 pounds",
         "thanks",
+        "I'm calling about my bill, it's too high, and I don't know why you've charged me; that's all I'd like to know",
     ],
 )
 def test_nothing_is_found_in_ordinary_turns(ordinary: str) -> None:
