@@ -107,6 +107,7 @@ def plan(
     as_json: AsJson = False,
 ) -> None:
     """Replay the recording under the running version (every verdict must be reproduced), then under the new one, and show the difference."""
+    from gateway.parts import write_private
     from gateway.policy_render import plan_html, show_identity, show_plan
     from gateway.policy_session import open_session, run
 
@@ -123,7 +124,7 @@ def plan(
     else:
         show_identity(report)
     if whole and html is not None:
-        html.write_text(plan_html(report), encoding="utf-8")
+        write_private(html, plan_html(report))  # its examples are the texts of sealed recordings, redacted
     no_verdict = not whole or (report["breaches"] and not report["identity"]["replayed"])
     raise typer.Exit(2 if no_verdict else 1 if report["breaches"] else 0)
 

@@ -111,9 +111,10 @@ class Recorder:
             batch = [self._queue.popleft() for _ in range(min(BATCH, len(self._queue)))]
             try:
                 await asyncio.to_thread(self._write, batch)
-            except DatabaseError as error:
+            except (DatabaseError, ValueError, TypeError) as error:  # the latter: what cannot be encoded
+                reason = str(error) if isinstance(error, DatabaseError) else type(error).__name__
                 self._dropped("not_written", len(batch))
-                self._log.error("recordings_not_written", reason=str(error), lost=len(batch))
+                self._log.error("recordings_not_written", reason=reason, lost=len(batch))
 
     def _write(self, batch: list[tuple[Record, str, float]]) -> None:
         now = self._now()

@@ -77,7 +77,10 @@ class Database:
     def __init__(self, url: str) -> None:
         """Raises: DatabaseError."""
         if url.startswith("sqlite:///"):
-            Path(url.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+            file = Path(url.removeprefix("sqlite:///"))
+            file.parent.mkdir(parents=True, exist_ok=True)
+            if not file.exists():
+                file.touch(mode=0o600)  # policies and what is recorded are nobody else's
         try:
             self._engine = sa.create_engine(url, pool_pre_ping=not url.startswith("sqlite"), hide_parameters=True)
             if url.startswith("sqlite"):

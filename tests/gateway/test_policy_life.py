@@ -154,6 +154,8 @@ async def a_change_is_proved(at: Life, tmp_path: Path) -> None:
     code, _ = await at.command("policy", "plan", str(stricter), "--html", str(tmp_path / "plan.html"))
     assert code == 0
     page = (tmp_path / "plan.html").read_text()
+    private = ("plan.html", "state/policies.db") if at.store_url.startswith("sqlite") else ("plan.html",)
+    assert [(tmp_path / name).stat().st_mode & 0o77 for name in private] == [0] * len(private)
     assert page.startswith("<!doctype html>")
     assert "Newly blocked" in page
     assert "<script" not in page
@@ -225,6 +227,39 @@ async def test_a_version_that_does_not_compile_is_activated_nowhere(life: Any, t
     with pytest.raises(ApplyRefused, match="plan again"):
         await Coordinator(store).apply("call-centre", "0" * 64, active, files, proposal="p", timeout_s=20)
     await store.aclose()
+
+
+async def test_one_replica_that_cannot_compile_keeps_a_version_from_all_and_polling_alone_is_enough(
+    life: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from gateway.policy_follow import ApplyRefused, Coordinator
+    from gateway.steps.versions import read_version
+    from gateway.stores import RedisStore
+
+    (tmp_path / "trusted").mkdir()
+    (tmp_path / "trusted" / "ours.py").write_text("VALUE = 1\n")
+    first = await life(policy_store={"follow": "store", "poll_s": 0.05, "actions_dir": "trusted"})
+    second = await life()  # an image without that action
+    before = await first.digest()
+    acting = read_version(
+        edited(first.policy, tmp_path / "acting", ("version: 1", "version: 1\nactions: [ours]")), tmp_path / "trusted"
+    )
+    milder = read_version(edited(first.policy, tmp_path / "milder", ("threshold: 0.952", "threshold: 0.96")))
+    store = RedisStore(_redis(first))
+
+    async def unheard(*_: object) -> None:
+        """Nobody listens: what is published is lost."""
+
+    monkeypatch.setattr(store, "publish", unheard)
+    coordinator = Coordinator(store)
+    base = await coordinator.active("call-centre") or ""
+    with pytest.raises(ApplyRefused, match="does not compile everywhere: .*no trusted folder of actions"):
+        await coordinator.apply("call-centre", base, acting.digest, acting.files, proposal="1", timeout_s=20)
+    assert (await first.digest(), await second.digest()) == (before, before)
+    done = await coordinator.apply("call-centre", base, milder.digest, milder.files, proposal="2", timeout_s=20)
+    await store.aclose()
+    assert (done.workers, done.behind) == (2, ())
+    assert await first.digest() == await second.digest() == milder.digest[:12]
 
 
 def _redis(at: Life) -> str:

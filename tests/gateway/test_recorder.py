@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 from pathlib import Path
 from typing import Any
@@ -123,6 +124,25 @@ async def test_a_full_queue_and_a_dead_database_are_counted_and_nothing_waits(tm
     assert lost == ["queue_full", "not_written", "not_written"]
     with pytest.raises(DatabaseError, match="did not answer"):
         store.history("p")
+
+
+async def test_what_cannot_be_encoded_is_counted_and_the_next_is_kept(tmp_path: Path) -> None:
+    store, sealer = database(tmp_path), Sealer([key("k1", 1)])
+    made, lost = recorder(store, sealer, [0.0, 0.0])
+    broken = record(1)
+    assert broken.recording is not None
+    broken.recording.conversation.append({"role": "user", "content": "half a character: \ud83d"})
+    made.start()
+    made.submit(broken)
+    async with asyncio.timeout(10):
+        while not lost:  # noqa: ASYNC110 (nothing tells that a batch was given up)
+            await asyncio.sleep(0)
+    made.submit(record(2))
+    await made.aclose()
+    assert lost == ["not_written"]
+    assert [r["request_id"] for r in Recordings(store, sealer, 30 * DAY, lambda: NOW).of_version("p", "d" * 64, 9)] == [
+        "r2"
+    ]
 
 
 @pytest.mark.parametrize("lines", [[], ["k1"], ["k1:AAAA"], ["a b:" + "A" * 44], [key("k", 1), key("k", 2)]])
