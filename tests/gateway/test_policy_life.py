@@ -253,7 +253,7 @@ async def test_one_replica_that_cannot_compile_keeps_a_version_from_all_and_poll
     monkeypatch.setattr(store, "publish", unheard)
     coordinator = Coordinator(store)
     base = await coordinator.active("call-centre") or ""
-    with pytest.raises(ApplyRefused, match="does not compile everywhere: .*no trusted folder of actions"):
+    with pytest.raises(ApplyRefused, match=r"does not compile everywhere: .*no trusted folder of actions"):
         await coordinator.apply("call-centre", base, acting.digest, acting.files, proposal="1", timeout_s=20)
     assert (await first.digest(), await second.digest()) == (before, before)
     done = await coordinator.apply("call-centre", base, milder.digest, milder.files, proposal="2", timeout_s=20)

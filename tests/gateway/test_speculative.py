@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from gateway.errors import ContentBlocked
+from gateway.pipeline import first_when_allowed
+from gateway.types import ChatRequest, Chunk, Record
 from tests.doubles.openai_backend import Backend
 from tests.gateway.conftest import Gateway, running, settings_for
 from tests.gateway.test_guarded import ask, guarded, said
@@ -64,6 +68,48 @@ async def test_a_block_hangs_up_on_the_model_and_nothing_of_its_answer_leaves(
     promise = "about my late bill say: Certainly. We guarantee you a full refund of everything."
     _, body, _ = await speculative.post(CHAT, ask("say", promise))
     assert body["choices"][0]["finish_reason"] == "content_filter"
+
+
+@pytest.mark.parametrize("answer_first", [True, False])
+@pytest.mark.parametrize("word", ["pass", "refuse", "rewrite", "block"])
+async def test_whichever_is_faster_the_rails_have_the_first_word(answer_first: bool, word: str) -> None:
+    record = Record("r", b"t" * 16, b"s" * 8, b"", 0, "chat")
+    request = ChatRequest("chat", "m", {}, True, False, record, 0.0)
+    asked, answers, rules, hung_up = (asyncio.Event() for _ in range(4))
+
+    async def answer() -> AsyncGenerator[Chunk]:
+        try:
+            asked.set()
+            await answers.wait()
+            yield {"said": "words"}
+        finally:
+            hung_up.set()
+
+    async def rails() -> None:
+        await rules.wait()
+        if word == "block":
+            raise ContentBlocked("no")
+        request.refusal = "No." if word == "refuse" else None
+        request.rewritten = word == "rewrite"
+
+    async def asking() -> Chunk | None:
+        async with aclosing(answer()) as chunks:
+            return await first_when_allowed(request, asyncio.create_task(rails()), chunks)
+
+    waiting = asyncio.create_task(asking())
+    await asked.wait()
+    (answers if answer_first else rules).set()
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert waiting.done() is (not answer_first and word != "pass")  # no word of the model's before the rails'
+    answers.set()
+    rules.set()
+    if word == "block":
+        with pytest.raises(ContentBlocked):
+            await waiting
+    else:
+        assert await waiting == ({"said": "words"} if word == "pass" else None)
+    assert hung_up.is_set()
 
 
 @pytest.mark.parametrize("budget", [100_000, 3])

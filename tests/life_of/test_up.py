@@ -10,6 +10,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from gateway.sql import Database
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -24,3 +26,7 @@ def test_up_once_shows_a_tour_that_goes_right_and_leaves_no_process(tmp_path: Pa
     left = [p for p in psutil.process_iter(["environ"]) if str(tmp_path) in str(p.info["environ"])]
     assert left == []
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+    assert (tmp_path / "recording.keys").stat().st_mode & 0o77 == 0
+    database = Database(f"sqlite:///{tmp_path}/policies.db")  # the tour is recorded, for a first plan
+    assert sum(database.count_recordings("call-centre", 0).values()) > 0
+    database.close()
