@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -265,6 +265,26 @@ def _power_plot(power: list[Tally], margin: float) -> str:
     title = f"Share of releases promoted by their true difference ({power[0].world})"
     limits = [("margin", -margin), ("equal", 0.0)]
     return curves(series, title=title, across="true difference, candidate minus baseline", limits=limits)
+
+
+@app.command("import")
+def import_(
+    source: Annotated[Path, typer.Argument(help="A public set: BEGIN, HaluEval, LLMBar, SGD, ABCD, DSTC10, XQuAD ...")],
+    out: Annotated[Path, typer.Option(help="JSONL to write.")],
+    labels: Annotated[str | None, typer.Option(help="Labelled answers for this metric, not cases.")] = None,
+    part: Annotated[
+        Literal["train", "validation"] | None, typer.Option(help="Only one part of the frozen split.")
+    ] = None,
+    most: Annotated[int | None, typer.Option(min=1, help="No more than so many.")] = None,
+) -> None:
+    """Turn a public set into cases for a suite, or into labelled answers that lock its judges (anchors)."""
+    from evals.shapes import import_cases, import_labels
+
+    with broken_is_3():
+        if labels is None:
+            typer.echo(import_cases(source, out, part=part, most=most))
+        else:
+            typer.echo(import_labels(source, out, labels, part=part, most=most))
 
 
 @app.command()

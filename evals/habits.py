@@ -34,6 +34,9 @@ def habits(evidence: Evidence) -> Iterator[str]:
             shares = [share for share in map(disagreement, scores) if not math.isnan(share)]
             if shares:
                 yield f"{metric.name}: {fmean(shares):.0%} of the panel's votes were against the majority"
+        left_out = sum(metric.name not in case.metrics for case in evidence.cases)
+        if left_out and not metric.exact:
+            yield f"{metric.name}: {left_out} of {len(evidence.cases)} cases lack the contexts or the reference it needs and are not asked"
         missing = Counter(score.reason for score in scores if score.value is None)
         if missing:
             said = ", ".join(f"{count} {reason}" for reason, count in missing.most_common(4))

@@ -66,11 +66,25 @@ class Phoenix:
         )
 
     def queue(self, report: Report, wanted: Sequence[Wanted], questions: Mapping[str, str], at: datetime) -> str:
-        """Spans of exactly the answers that people are asked to label; annotate them by the metric's name with pass or fail."""
+        """Spans of exactly the answers that people are asked to label, with pass and fail offered beside them by the metric's name."""
         keys = {(one.sample_id, one.setting, one.repeat) for one in wanted}
         answers = [a for a in report.evidence.answers if (a.sample_id, a.setting, a.repeat) in keys]
+        self._offer(queue_project(report), sorted({one.metric for one in wanted}))
         self._spans(report, answers, questions, at, project=queue_project(report))
         return f"{len(answers)} answers in project {queue_project(report)}"
+
+    def _offer(self, project: str, metrics: Sequence[str]) -> None:
+        """pass and fail to click on, for each metric, in a project; done again it changes nothing."""
+        http = self._client._client
+        values = [{"label": "pass", "score": 1.0}, {"label": "fail", "score": 0.0}]
+        found = [http.post("v1/projects", json={"name": project})]
+        for name in metrics:
+            config = {"name": name, "type": "CATEGORICAL", "optimization_direction": "MAXIMIZE", "values": values}
+            found.append(http.post("v1/annotation_configs", json=config))
+            found.append(http.put(f"v1/projects/{project}/annotation_configs/{name}"))
+        for response in found:
+            if response.status_code != 409:  # it is there already, which is what was wanted
+                response.raise_for_status()
 
     def labels(self, report: Report, wanted: Sequence[Wanted]) -> dict[tuple[str, str, str, int], bool]:
         """What people (annotator kind HUMAN) said of the wanted answers, 'pass' or 'fail'; the last word of each counts.

@@ -20,6 +20,7 @@ from evals.drift import Anchor, AnchorScores, load_anchors, load_lock
 from evals.errors import DatasetError, SuiteError
 from evals.judges.checks import AMOUNTS, CHECKS
 from evals.judges.json_schema import unknown_keywords
+from evals.judges.structured import NEEDS
 from evals.types import Limits, PromoteWhen, Setting
 
 Name = Annotated[str, Field(pattern="^[a-z0-9][a-z0-9_-]{0,63}$")]
@@ -209,17 +210,26 @@ def load_suite(folder: Path) -> Suite:
         if unknown:
             raise DatasetError(f"{folder / model.dataset}: case {sample.id!r}: json_schema: not checked: {unknown[0]}")
     for metric in model.metrics:
-        kind = CHECKS.get(metric.check or "")
-        if kind and not any(kind.applies(sample) for sample in dataset.samples):
-            raise SuiteError(
-                f"{path}: metric {metric.name!r}: no case of the dataset has what check {metric.check} needs"
-            )
+        missing = _missing(metric, dataset)
+        if missing is not None:
+            raise SuiteError(f"{path}: metric {metric.name!r}: no case of the dataset has what {missing}")
     anchors = load_anchors(folder / model.anchors) if model.anchors else ()
     strange = {anchor.metric for anchor in anchors} - {metric.name for metric in model.metrics}
     if strange:
         raise SuiteError(f"{path}: anchors of metrics that the suite does not have: {', '.join(sorted(strange))}")
     locked = load_lock(lock_path(folder, model.anchors)) if model.anchors else ()
     return Suite(model, dataset, digest(model.model_dump(mode="json")), anchors, locked)
+
+
+def _missing(metric: MetricModel, dataset: Dataset) -> str | None:
+    """What no case has for a metric; None where at least one case has all of it."""
+    kind = CHECKS.get(metric.check or "")
+    if kind is not None:
+        return None if any(map(kind.applies, dataset.samples)) else f"check {metric.check} needs"
+    needs = ("contexts",) if metric.local is not None else NEEDS.get(metric.by, ())
+    if any(all(getattr(sample.expect, need) for need in needs) for sample in dataset.samples):
+        return None
+    return f"{metric.local or metric.by} needs: {' and '.join(needs)} under expect"
 
 
 def lock_path(folder: Path, anchors: str) -> Path:

@@ -25,19 +25,15 @@ STEPS: Final = {
         "Does it end with what happens next or what the caller should do?",
     ),
 }
-METRICS: Final = (*STEPS, "faithfulness", "role_adherence")
 
 
 @dataclass(frozen=True, slots=True)
 class DeepEvalJudge(LibraryJudge):
-    """`kind` is one of METRICS; `role` is what role_adherence holds the agent to."""
+    """`kind` is one of NEEDS; `role` is what role_adherence holds the agent to."""
 
     VENDOR: ClassVar[str] = "deepeval"
 
     role: str = "a polite and careful agent of a contact centre"
-
-    def applies(self, sample: Sample) -> bool:
-        return bool(sample.expect.contexts) if self.kind == "faithfulness" else bool(sample.messages)
 
     async def measure(self, sample: Sample, answer: Answer, asking: Asking) -> float:
         metric, case = self._metric(asking), self._case(sample, answer)

@@ -7,26 +7,17 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar
 
 from evals.judges.structured import Asking, LibraryJudge
 from evals.types import Answer, Sample
 
-METRICS: Final = ("faithfulness", "answer_relevancy", "context_precision", "context_recall")
-
 
 @dataclass(frozen=True, slots=True)
 class RagasJudge(LibraryJudge):
-    """`kind` is one of METRICS. Context metrics score the texts that a case gives (retrieval), not the reply."""
+    """`kind` is one of NEEDS. Context metrics score the texts that a case gives (retrieval), not the reply."""
 
     VENDOR: ClassVar[str] = "ragas"
-
-    def applies(self, sample: Sample) -> bool:
-        needs_reference = self.kind in ("context_precision", "context_recall")
-        needs_contexts = self.kind != "answer_relevancy"
-        return (bool(sample.expect.contexts) or not needs_contexts) and (
-            bool(sample.expect.reference) or not needs_reference
-        )
 
     async def measure(self, sample: Sample, answer: Answer, asking: Asking) -> float:
         given: dict[str, Any] = {"user_input": self.redact(sample.caller_text)}

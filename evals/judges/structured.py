@@ -10,13 +10,28 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
-from typing import Any, ClassVar, Protocol
+from types import MappingProxyType
+from typing import Any, ClassVar, Final, Protocol
 
 from pydantic import BaseModel, ValidationError
 
 from evals.judges.personal_data import redact
 from evals.target import Price, Reply
 from evals.types import Answer, Sample, Score, fault_of, not_scored, scored
+
+NEEDS: Final = MappingProxyType(
+    {
+        "ragas/faithfulness": ("contexts",),
+        "ragas/answer_relevancy": (),
+        "ragas/context_precision": ("contexts", "reference"),
+        "ragas/context_recall": ("contexts", "reference"),
+        "deepeval/tone": (),
+        "deepeval/professionalism": (),
+        "deepeval/faithfulness": ("contexts",),
+        "deepeval/role_adherence": (),
+    }
+)
+"""What a case must expect for a metric to ask anything of it."""
 
 
 class JudgeSilent(Exception):
@@ -100,8 +115,10 @@ class LibraryJudge(ABC):
         """The library's own prompts are its version's; what was chosen here is the metric and how the model is sampled."""
         return json.dumps([f"{self.VENDOR} {version(self.VENDOR)}", self.kind, self.asking.parameters])
 
-    @abstractmethod
-    def applies(self, sample: Sample) -> bool: ...
+    def applies(self, sample: Sample) -> bool:
+        return bool(sample.messages) and all(
+            getattr(sample.expect, need) for need in NEEDS[f"{self.VENDOR}/{self.kind}"]
+        )
 
     @abstractmethod
     async def measure(self, sample: Sample, answer: Answer, asking: Asking) -> float:

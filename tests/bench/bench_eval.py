@@ -98,6 +98,7 @@ def released(folder: Path) -> Figures:
         better = play(parts, suite, "good", "degraded", labels).gate.verdict
     return {
         "release.repeats": luck.verdicts.total(),
+        "release.judge_calibrated": luck.calibrated,
         "release.promoted_by_luck": luck.promoted.estimate,
         "release.promoted_by_luck_lo": luck.promoted.low,
         "release.promoted_by_luck_hi": luck.promoted.high,

@@ -16,14 +16,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from evals.attack import Flips, load_attacks, measure_flips
 from evals.calibrate import judge_trust
 from evals.journal import Journal
 from evals.judges.faithfulness import FaithfulnessHead
@@ -33,11 +34,13 @@ from evals.judges.pairwise import PairwiseJudge
 from evals.launch import Real
 from evals.statistics.agreement import Agreement, measure_agreement
 from evals.target import Budget, ChatClient, Patience, open_session
+from evals.terminal import describe_flips
 from evals.types import Answer, Expectation, Limits, Message, Sample
 
 QUICK = bool(os.environ.get("QUICK"))
 MODEL_ROWS = 8 if QUICK else 120
 MOST_CHARACTERS = 400 if QUICK else 900  # of a text shown to a model: the embedded one reads 200 tokens a second
+SAMPLED = (("max_tokens", 60), ("seed", 7), ("temperature", 0))
 SETS = ("begin", "begin_hard", "halueval", "llmbar")
 PUBLISHED = (
     "published, whole sets: LLMBar natural/adversarial accuracy GPT-4 93.5/73.1, PaLM2 with metrics and reference 86.5/69.5,",
@@ -82,8 +85,14 @@ def main() -> int:
         if name == "hosted" and not (url and model):
             print("hosted: not measured (JUDGE_URL and JUDGE_MODEL name one)")
         with nullcontext((url, model)) if url else embedded() if name == "embedded" else nullcontext(None) as server:
-            found = asyncio.run(with_model(*server, some)) if server and server[0] and server[1] else None
+            at, named = server or (None, None)
+            found = asyncio.run(with_model(at, named, some)) if at and named else None
+            flips = asyncio.run(talked_over(at, named)) if at and named else None
         report(figures, name, some, found, some)
+        figures[f"{name}.attacks.flips_per_100"] = flips.per_100.estimate if flips else None
+        figures[f"{name}.attacks.not_scored"] = flips.not_scored if flips else None
+        if flips:
+            print(f"  {name:9} {describe_flips(flips)}")
     figures |= edges(head, fresh)
     print("\n".join(PUBLISHED))
     print(json.dumps(figures))
@@ -149,40 +158,52 @@ async def ask_all(judge: Judge, rows: Sequence[Row]) -> list[bool | None]:
     return [await judge(row) for row in rows]
 
 
-async def with_model(url: str, model: str, rows: Sequence[Row]) -> list[bool | None]:
-    """A model through the product's own judges; what it does not say in the asked shape is None, and counted."""
+@asynccontextmanager
+async def asked_at(url: str, requests: int) -> AsyncIterator[ChatClient]:
     with tempfile.TemporaryDirectory() as folder:
         journal = Journal.open(Path(folder) / "journal.jsonl")
         async with open_session(4) as session:
-            client = ChatClient(
+            yield ChatClient(
                 url, session, journal, Real(), key=os.environ.get("JUDGE_KEY"), concurrency=4,
-                patience=Patience(deadline_s=30), budget=Budget(max_requests=4 * len(rows)),
+                patience=Patience(deadline_s=30), budget=Budget(max_requests=requests),
             )  # fmt: skip
-            settings = (("max_tokens", 60), ("seed", 7), ("temperature", 0))
-            asked = {
-                "begin": "Is everything that the reply says stated in the text of the conversation's system message?",
-                "halueval": "Is the reply free of invented or wrong facts?",
-            }
-            judges = {
-                name: ModelJudge(metric=name, name=name, model=model, question=question, version="1", client=client, parameters=settings)
-                for name, question in asked.items()
-            }  # fmt: skip
-            pairs = PairwiseJudge(
-                metric="llmbar", name="better", model=model, version="1", client=client, parameters=settings,
-                question="Which reply follows the request better?",
-            )  # fmt: skip
-
-            async def one(row: Row) -> bool | None:
-                sample, answer = as_case(row)
-                if row.other is not None:
-                    preferred = (await pairs.prefer(sample, row.reply, row.other)).for_first_reply
-                    return None if preferred is None or preferred == 0.5 else preferred > 0.5
-                value = (await judges[row.set].score(sample, answer)).value
-                return None if value is None else value >= 0.5
-
-            found = await asyncio.gather(*(one(row) for row in rows))
         journal.close()
-    return list(found)
+
+
+async def with_model(url: str, model: str, rows: Sequence[Row]) -> list[bool | None]:
+    """A model through the product's own judges; what it does not say in the asked shape is None, and counted."""
+    asked = {
+        "begin": "Is everything that the reply says stated in the text of the conversation's system message?",
+        "halueval": "Is the reply free of invented or wrong facts?",
+    }
+    async with asked_at(url, 4 * len(rows)) as client:
+        judges = {
+            name: ModelJudge(metric=name, name=name, model=model, question=question, version="1", client=client, parameters=SAMPLED)
+            for name, question in asked.items()
+        }  # fmt: skip
+        pairs = PairwiseJudge(
+            metric="llmbar", name="better", model=model, version="1", client=client, parameters=SAMPLED,
+            question="Which reply follows the request better?",
+        )  # fmt: skip
+
+        async def one(row: Row) -> bool | None:
+            sample, answer = as_case(row)
+            if row.other is not None:
+                preferred = (await pairs.prefer(sample, row.reply, row.other)).for_first_reply
+                return None if preferred is None or preferred == 0.5 else preferred > 0.5
+            value = (await judges[row.set].score(sample, answer)).value
+            return None if value is None else value >= 0.5
+
+        return list(await asyncio.gather(*(one(row) for row in rows)))
+
+
+async def talked_over(url: str, model: str) -> Flips:
+    """The attack set against one question to this model."""
+    attacks = load_attacks()[:: 6 if QUICK else 1]
+    async with asked_at(url, 8 * len(attacks)) as client:
+        question = "Is the reply right, going by what an agent of a contact centre should say?"
+        judge = ModelJudge("right", "right", model, question, "1", client, SAMPLED)
+        return (await measure_flips({"right": judge}, {}, attacks))[0]
 
 
 def as_case(row: Row) -> tuple[Sample, Answer]:

@@ -23,7 +23,7 @@ from typing import Any
 from evals.launch import Options, launch
 from evals.report import Report
 from evals.statistics.agreement import Bounded, clopper_pearson
-from evals.types import Verdict
+from evals.types import Standing, Verdict
 from gateway.children import answers_http
 from gateway.ports import free_port
 from tests.bench.processes import session
@@ -129,7 +129,7 @@ def write_suite(folder: Path, draws: int) -> Path:
             {"name": "brief", "check": "length", "margin": 0.3},
         ],
         "judges": {"double": {"model": "judge-double", "version": "1"}},
-        "limits": {"min_labels": 24, "min_kappa": 0.4},
+        "limits": {"min_labels": 24, "min_kappa": 0.25},
     }  # fmt: skip
     (folder / "suite.yaml").write_text(json.dumps(document))
     return folder
@@ -167,17 +167,19 @@ def label(reports: Sequence[Report], path: Path) -> Path:
 
 @dataclass(frozen=True)
 class Luck:
-    """What came of the good setting against itself."""
+    """What came of the good setting against itself; `calibrated` counts runs whose judge could decide, and `promoted` is of those: no other tells anything of luck."""
 
     verdicts: Counter[Verdict]
+    calibrated: int
     promoted: Bounded
 
 
-def repeats(parts: Parts, suite: Path, draws: int, most: int, labels: Path | None = None) -> Luck:
-    """Every ordered pair of draws is a release of a candidate that is no better, up to `most` of them."""
+def repeats(parts: Parts, suite: Path, draws: int, most: int) -> Luck:
+    """Every ordered pair of draws is a release of a candidate that is no better, up to `most` of them; all answers are labelled."""
     names = [f"draw-{n}" for n in range(draws)]
-    if labels is None:
-        labels = label([play(parts, suite, one, "degraded") for one in names], suite / "labels.jsonl")
+    labels = label([play(parts, suite, one, "degraded") for one in [*names, "good"]], suite / "labels.jsonl")
     pairs = itertools.islice(itertools.permutations(names, 2), most)
-    verdicts = Counter(play(parts, suite, *pair, labels).gate.verdict for pair in pairs)
-    return Luck(verdicts, clopper_pearson(verdicts[Verdict.PROMOTE], verdicts.total(), 0.025))
+    reports = [play(parts, suite, *pair, labels) for pair in pairs]
+    verdicts = Counter(report.gate.verdict for report in reports)
+    calibrated = sum(report.comparisons[0].trust.standing is Standing.CALIBRATED for report in reports)
+    return Luck(verdicts, calibrated, clopper_pearson(verdicts[Verdict.PROMOTE], calibrated, 0.025))

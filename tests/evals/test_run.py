@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -25,6 +27,7 @@ from evals.launch import launch
 from evals.render import to_junit, to_markdown, to_terminal
 from evals.report import Report, build_report, load_report, save_report, sign, verify
 from evals.suite import find_suite, json_schema, load_suite
+from evals.terminal import progress_bars
 from evals.types import Score, Standing, Verdict
 from tests.evals.tiny import SUITE, Served, completion, good, options
 
@@ -279,3 +282,19 @@ def test_the_digest_of_a_report_does_not_hold_time(suite: Path, served: Served) 
     assert build_report(later).digest == report.digest
     save_report(report, suite / "r.json")
     assert load_report(suite / "r.json").digest == report.digest
+
+
+def test_progress_shows_rate_cost_and_time_left(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "120")
+    with progress_bars(quiet=False) as progress:
+        for done in range(1, 6):
+            progress("answers of good", done, 10, Decimal(done) / 10)
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", capsys.readouterr().err)
+    last = shown.strip().splitlines()[-1]
+    assert re.search(r"answers of good .* 5/10 [\d.]+/s \$0\.5000 (\d:\d\d:\d\d|-:--:--)", last), last
+    with progress_bars(quiet=True) as progress:
+        progress("answers of good", 1, 2, None)
+    assert capsys.readouterr().err.strip() == ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import socket
 import subprocess
@@ -187,7 +188,11 @@ def test_phoenix_has_spans_annotations_and_gives_peoples_labels_back(
     assert len(spans) == 24
     assert "a.b@example.com" not in str(spans)
 
-    (line,) = ask_for_labels(report, SUITE, phoenix)
+    for _ in range(2):
+        (line,) = ask_for_labels(report, SUITE, phoenix)
+    with urllib.request.urlopen(f"{phoenix}/v1/projects/{queue_project(report)}/annotation_configs") as asked:  # noqa: S310
+        (offered,) = json.loads(asked.read())["data"]
+    assert (offered["name"], [value["label"] for value in offered["values"]]) == ("helpful", ["pass", "fail"])
     assert line.startswith("helpful: 10 answers in project"), line
     until(lambda: client.spans.get_spans(project_identifier=queue_project(report), limit=100), 10)
     wanted = choose(report, "helpful", 10)

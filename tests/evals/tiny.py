@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,9 @@ from evals.launch import Options
 class Served:
     def __init__(self) -> None:
         self.asked = 0
-        self.answer: Callable[[dict[str, Any]], web.Response] = lambda body: completion(good(body))
+        self.answer: Callable[[dict[str, Any]], web.Response | Awaitable[web.Response]] = lambda body: completion(
+            good(body)
+        )
         self._loop = asyncio.new_event_loop()
         self._ready = threading.Event()
         self._thread = threading.Thread(target=self._serve)
@@ -29,7 +31,7 @@ class Served:
         app = web.Application()
         app.router.add_post("/v1/chat/completions", self._chat)
         app.router.add_get("/v1/models", self._models)
-        runner = web.AppRunner(app, shutdown_timeout=0.1)
+        runner = web.AppRunner(app, shutdown_timeout=0.1, handler_cancellation=True)
         self._loop.run_until_complete(runner.setup())
         self._loop.run_until_complete(web.TCPSite(runner, "127.0.0.1", 0).start())
         self.url = f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
@@ -40,7 +42,8 @@ class Served:
 
     async def _chat(self, request: web.Request) -> web.Response:
         self.asked += 1
-        return self.answer(await request.json())
+        found = self.answer(await request.json())
+        return found if isinstance(found, web.Response) else await found
 
     async def _models(self, _request: web.Request) -> web.Response:
         return web.json_response({"data": []})
