@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from gateway.steps.fraud import build_remote_fraud
 from tests.doubles.openai_backend import Backend
 from tests.gateway.conftest import Gateway, running, settings_for
 from tests.gateway.test_telemetry import collector
@@ -101,6 +102,27 @@ async def test_what_is_wrong_is_named_by_its_path_and_nothing_is_written(gateway
     await client.aclose()
 
 
+async def test_who_has_no_key_or_has_spent_its_limit_scores_nothing(
+    tmp_path: Path, openai_backend: Backend, redis_url: str
+) -> None:
+    from redis.asyncio import Redis
+
+    fraud = {"enabled": True, "settings": {"log_sync": "kernel", "key_prefix": "limited:"}}
+    limits = {"requests_per_minute": 2}
+    async with running(settings_for(tmp_path, openai_backend, redis_url, fraud=fraud, limits=limits)) as gateway:
+        for path in (SCORE, LABELS):
+            status, told, _ = await gateway.post(path, good(), headers={"authorization": "Bearer wrong"})
+            assert (status, told["error"]["code"]) == (401, "invalid_api_key")
+        assert (await gateway.post(SCORE, good()))[0] == 200
+        assert (await gateway.post(SCORE, good(transaction_id="t-2")))[0] == 200
+        status, told, answer = await gateway.post(SCORE, good(transaction_id="t-3"))
+        assert (status, told["error"]["type"]) == (429, "rate_limit_error")
+        assert float(answer.headers["retry-after"]) > 0
+    client: Any = Redis.from_url(redis_url)
+    assert sorted([key async for key in client.scan_iter("limited:d:*")]) == [b"limited:d:t-1", b"limited:d:t-2"]
+    await client.aclose()
+
+
 async def test_a_reason_is_a_code_and_words_that_an_agent_can_say(gateway: Gateway) -> None:
     status, told, _ = await gateway.post(SCORE, good(amount="9420.00"))
     assert (status, told["decision"]) == (200, "review")
@@ -151,6 +173,10 @@ async def test_a_fraud_service_of_its_own_answers_as_the_one_inside(
         await service._scorer.settle()  # risks are noted behind the answers
         async with remote.session.get(url + "/risks/call:call-1") as answer:
             assert (await answer.json())["decision"] == "review"
+        away = build_remote_fraud(url, 5.0)
+        assert (await away.risk("call:call-1") or ("", ""))[1] == "review"
+        assert await away.risk("customer:nobody") is None
+        await away.aclose()
         async with remote.session.get(url + "/metrics") as answer:
             assert 'callgate_fraud_decisions_total{decision="review"} 1' in await answer.text()
         server.should_exit = True
