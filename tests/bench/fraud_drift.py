@@ -25,6 +25,7 @@ from serving.fraud.train import features_of, margins_of
 TRAIN, REFERENCE, QUIET, CHANGE, END = 10, 54, 61, 82, 110
 WORLD = World(customers=700, terminals=1_200, days=END, newcomers=0.0)
 KINDS = ("none", "covariate", "concept", "label_delay")
+SIGNALS = ("covariates", "scores", "calibration", "concept")
 
 
 def changed(table: Transactions, kind: str, seed: int) -> Transactions:
@@ -84,33 +85,43 @@ def one(seed: int, kind: str) -> dict[str, list[int]]:
     return found
 
 
+def quiet(runs: list[dict[str, list[int]]]) -> dict[str, float]:
+    """Shares of quiet weeks with an alarm: looked at once a week, and looked at every day (`_daily`; `any`: of whatever signal)."""
+    weeks = len(runs) * ((END - QUIET) // 7)
+    figures = {}
+    for signal in SIGNALS:
+        once = [{day // 7 for day in run[signal] if day % 7 == 0 or signal == "concept"} for run in runs]
+        daily = [{day // 7 for day in run[signal]} for run in runs]
+        figures[f"quiet.{signal}"] = sum(map(len, once)) / weeks
+        figures[f"quiet.{signal}_daily"] = sum(map(len, daily)) / weeks
+    whatever = [{day // 7 for signal in SIGNALS for day in run[signal]} for run in runs]
+    return figures | {"quiet.any_daily": sum(map(len, whatever)) / weeks}
+
+
+def delays(kind: str, runs: list[dict[str, list[int]]]) -> dict[str, float | None]:
+    """Median days from the change to the first alarm, and the share of runs that had one."""
+    figures: dict[str, float | None] = {}
+    for signal in SIGNALS:
+        first = [min((day - CHANGE for day in run[signal] if day > CHANGE), default=None) for run in runs]
+        seen = [delay for delay in first if delay is not None]
+        figures[f"{kind}.{signal}.days"] = float(np.median(seen)) if seen else None
+        figures[f"{kind}.{signal}.found"] = len(seen) / len(runs)
+    return figures
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=10)
-    seeds = parser.parse_args().seeds
-    signals = ("covariates", "scores", "calibration", "concept")
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
+    options = parser.parse_args()
     figures: dict[str, float | None] = {}
-    print(
-        f"{seeds} seeds. quiet: share of quiet weeks with an alarm; else median days from the change to the alarm (share found)"
-    )
-    print(f"{'':<14}" + "".join(f"{signal:>20}" for signal in signals))
-    for kind in KINDS:
-        found = [one(seed, kind) for seed in range(seeds)]
-        cells = []
-        for signal in signals:
-            if kind == "none":
-                weeks = [{day // 7 for day in run[signal] if day % 7 == 0 or signal == "concept"} for run in found]
-                share = sum(map(len, weeks)) / (seeds * ((END - QUIET) // 7))
-                figures[f"quiet.{signal}"] = round(share, 3)
-                cells.append(f"{share:.3f}")
-                continue
-            delays = [min((day - CHANGE for day in run[signal] if day > CHANGE), default=None) for run in found]
-            seen = [delay for delay in delays if delay is not None]
-            figures[f"{kind}.{signal}.days"] = float(np.median(seen)) if seen else None
-            figures[f"{kind}.{signal}.found"] = len(seen) / seeds
-            cells.append(f"{np.median(seen):.0f} d ({len(seen) / seeds:.0%})" if seen else "never")
-        print(f"{kind:<14}" + "".join(f"{cell:>20}" for cell in cells), flush=True)
-    print(json.dumps(figures))
+    for kind in options.kinds:
+        runs = [one(seed, kind) for seed in range(options.seeds)]
+        found = quiet(runs) if kind == "none" else delays(kind, runs)
+        for name, value in found.items():
+            print(f"{name:<32} {'never' if value is None else round(value, 3)}", flush=True)
+        figures |= found
+    print(json.dumps({name: value if value is None else round(value, 3) for name, value in figures.items()}))
 
 
 if __name__ == "__main__":
