@@ -28,7 +28,7 @@ SCORE = "score"
 # Nominal, of a window, for all features and scores together. A reference of a few weeks is a sample itself: on generated payments 2.9 % of
 # quiet weeks alarm (30 seeds, `python -m tests.bench.fraud_drift --seeds 30`, 2026-11-27), 0.5 % for the score, 2.9 % for calibration.
 FALSE_ALARM_RATE = 0.01
-MEASURED_RATE = 0.05  # what no signal exceeds there: covariates, scores, calibration or concept
+MEASURED_RATE = 0.05  # what no signal exceeds there, looked at once a week; looked at every day: 7 %
 _POINTS = 32  # of a feature's distribution function
 _PSI_BINS = 10
 _LEAST_SHARE = 1e-4

@@ -42,7 +42,7 @@ def page(report: Report, reference: Reference, values: dict[str, np.ndarray[tupl
     return (
         f"<!doctype html><html lang=en><meta charset=utf-8><title>Fraud drift</title><style>{_STYLE}</style><h1>Fraud drift</h1>"
         f"<p>{report.rows} payments, {_day(report.from_s)} to {_day(report.to_s)}, against {reference.rows} held out in training. "
-        f"Limits are drawn for a nominal rate of {reference.false_alarm_rate:.0%}; in simulated quiet weeks each signal alarms in at most {MEASURED_RATE:.0%}.</p>{verdict}"
+        f"Limits are drawn for a nominal rate of {reference.false_alarm_rate:.0%}; in simulated quiet weeks, looked at once, each signal alarms in at most {MEASURED_RATE:.0%}.</p>{verdict}"
         f"<h2>Calibration</h2><p>{told}.</p><h2>Concept</h2><p>ADWIN found the squared error changed at: {changes}.</p>"
         f"<h2>Features and score</h2>{plots}<table><tr><th>feature<th>KS<th>PSI<th>beyond the limit, in spreads</tr>{rows}</table>"
         f"<h2>Data quality</h2><table>{quality}</table></html>"
