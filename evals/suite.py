@@ -50,7 +50,9 @@ class TargetModel(_Strict):
 
     model: str = Field(min_length=1, description="Model or alias as the server at --url knows it.")
     system: str | None = Field(default=None, description="System message put before every case.")
-    parameters: dict[str, Any] = Field(default={}, description="Sampling parameters as sent: temperature, seed, ...")
+    parameters: dict[str, Any] = Field(
+        default={}, description="Sampling parameters: temperature, ...; of seed follows one for each case and repeat."
+    )
     version: str = Field(default="unversioned", description="Change it when the model behind the alias changes.")
     price: PriceModel = PriceModel()
 

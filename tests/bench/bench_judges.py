@@ -165,7 +165,7 @@ async def asked_at(url: str, requests: int) -> AsyncIterator[ChatClient]:
         async with open_session(4) as session:
             yield ChatClient(
                 url, session, journal, Real(), key=os.environ.get("JUDGE_KEY"), concurrency=4,
-                patience=Patience(deadline_s=30), budget=Budget(max_requests=requests),
+                patience=Patience(deadline_s=120), budget=Budget(max_requests=requests),
             )  # fmt: skip
         journal.close()
 
