@@ -77,14 +77,15 @@ class Phoenix:
         """pass and fail to click on, for each metric, in a project; done again it changes nothing."""
         http = self._client._client
         values = [{"label": "pass", "score": 1.0}, {"label": "fail", "score": 0.0}]
-        found = [http.post("v1/projects", json={"name": project})]
+        wanted: list[tuple[str, str, dict[str, Any]]] = [("projects", project, {"name": project})]
         for name in metrics:
             config = {"name": name, "type": "CATEGORICAL", "optimization_direction": "MAXIMIZE", "values": values}
-            found.append(http.post("v1/annotation_configs", json=config))
-            found.append(http.put(f"v1/projects/{project}/annotation_configs/{name}"))
-        for response in found:
-            if response.status_code != 409:  # it is there already, which is what was wanted
-                response.raise_for_status()
+            wanted.append(("annotation_configs", name, config))
+        for kind, name, document in wanted:
+            if http.get(f"v1/{kind}/{name}").status_code == 404:
+                http.post(f"v1/{kind}", json=document).raise_for_status()
+        for name in metrics:
+            http.put(f"v1/projects/{project}/annotation_configs/{name}").raise_for_status()
 
     def labels(self, report: Report, wanted: Sequence[Wanted]) -> dict[tuple[str, str, str, int], bool]:
         """What people (annotator kind HUMAN) said of the wanted answers, 'pass' or 'fail'; the last word of each counts.

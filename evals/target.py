@@ -299,23 +299,24 @@ class Target:
         return Answer(sample.id, self.setting.name, repeat, cost_usd=cost, **fields)
 
     def body(self, sample: Sample, repeat: int = 0) -> dict[str, Any]:
-        """The request. Where the setting has a seed, every case and repeat is drawn with one of its own that follows from it.
-
-        One seed for all cases would let chance favour them all together: cases would not be independent, and intervals too narrow
-        (16 cases of the embedded model at temperature .6: means of .47, .69 and .84 at three seeds; measured 2026-11-27).
-        """
+        """The request; where the setting has a seed, every case and repeat is drawn with one of its own."""
         system = [{"role": "system", "content": self.setting.system}] if self.setting.system else []
         messages = system + [{"role": message.role, "content": message.content} for message in sample.messages]
         tools = {"tools": list(sample.tools)} if sample.tools else {}
-        parameters = dict(self.setting.parameters)
-        if isinstance(parameters.get("seed"), int):
-            parameters["seed"] = _seed(f"{parameters['seed']}/{repeat}/{sample.digest}")
-        return {**parameters, "model": self.setting.model, "messages": messages, **tools}
+        body = {**dict(self.setting.parameters), "model": self.setting.model, "messages": messages, **tools}
+        return with_own_seed(body, f"{repeat}/{sample.digest}")
 
 
-def _seed(text: str) -> int:
-    """Servers take 31 bits."""
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1
+def with_own_seed(body: dict[str, Any], about: str) -> dict[str, Any]:
+    """`body` with a seed that follows from its own and from what it is about; as it is where it has none. Servers take 31 bits.
+
+    One seed for all cases would let chance favour them all together: they would not be independent, and intervals too narrow
+    (16 cases of the embedded model at temperature .6: means of .47, .69 and .84 at three seeds; measured 2026-11-27).
+    """
+    if not isinstance(body.get("seed"), int):
+        return body
+    drawn = hashlib.sha256(f"{body['seed']}/{about}".encode()).digest()
+    return {**body, "seed": int.from_bytes(drawn[:4], "big") >> 1}
 
 
 @contextlib.asynccontextmanager

@@ -12,8 +12,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
+from evals.digests import digest
 from evals.judges.personal_data import redact
-from evals.target import Price, Reply
+from evals.target import Price, Reply, with_own_seed
 from evals.types import Sample
 
 DATA = (
@@ -89,6 +90,7 @@ class AskedJudge:
 
     async def choose(self, body: dict[str, Any], repeat: int) -> Choice:
         """Never raises, and never guesses: a reply that is not exactly what was asked for is no choice."""
+        body = with_own_seed(body, f"{repeat}/{digest(body['messages'])}")
         reply = await self.client.ask(body, version=self.version, repeat=repeat, price=self.price)
         if reply.error is not None or reply.blocked:
             return Choice(None, f"judge: {reply.error or 'blocked by policy'}", reply.text or None)

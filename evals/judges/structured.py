@@ -15,8 +15,9 @@ from typing import Any, ClassVar, Final, Protocol
 
 from pydantic import BaseModel, ValidationError
 
+from evals.digests import digest
 from evals.judges.personal_data import redact
-from evals.target import Price, Reply
+from evals.target import Price, Reply, with_own_seed
 from evals.types import Answer, Sample, Score, fault_of, not_scored, scored
 
 NEEDS: Final = MappingProxyType(
@@ -70,6 +71,7 @@ class Asking:
         if shape is not None:
             schema = {"name": shape.__name__, "schema": shape.model_json_schema()}
             body["response_format"] = {"type": "json_schema", "json_schema": schema}
+        body = with_own_seed(body, f"{self.repeat}/{digest(body['messages'])}")
         reply = await self.client.ask(body, version=self.version, repeat=self.repeat, price=self.price)
         if reply.error is not None or reply.blocked:
             raise JudgeSilent(reply.error or "blocked by policy")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from evals.judges.checks import Check
 from evals.judges.json_schema import faults, unknown_keywords
 from evals.judges.model import ModelJudge
 from evals.judges.personal_data import find_personal_data, redact
+from evals.judges.structured import Asking
 from evals.types import Answer, Expectation, Judge, Message, Sample, Score, scored
 
 
@@ -126,6 +128,17 @@ async def test_a_model_judge_reads_yes_and_no(double: Any, make_client: Any) -> 
         score = await asked.score(sample(), answer("hi"))
         assert score.value == value
         assert score.raw is not None
+
+
+async def test_every_case_and_repeat_is_judged_with_a_seed_of_its_own(double: Any, make_client: Any) -> None:
+    double.script = lambda body, number: completion(json.dumps({"reason": "r", "verdict": "yes"}))
+    asked = replace(judge(make_client()), parameters=(("seed", 7),))
+    library = Asking("m", "1", make_client("library.jsonl"), (("seed", 7),))
+    for text, repeat in (("hi", 0), ("ho", 0), ("hi", 1), ("hi", 0)):  # the last one is known already
+        await asked.score(sample(), replace(answer(text), repeat=repeat))
+        await library.once(repeat).ask(text, None)
+    seeds = [body["seed"] for body in double.seen]
+    assert len(seeds) == len(set(seeds)) == 6
 
 
 @pytest.mark.parametrize(
