@@ -1,7 +1,8 @@
 """The same feature store over Hopsworks: packed records as rows of one online feature group, through its SDK.
 
 The SDK (`pip install hopsworks[python]`) cannot share an environment with MLflow of today (pandas), so it is not in our lock files: this is
-proven on a double of its calls that behaves as version 5.2 does (tables in, missing keys, late ingestion), not on a Hopsworks cluster.
+proven on a double of its calls that behaves as version 5.2 does (tables in, missing keys, late ingestion), and the real SDK takes the same
+calls (a test with CALLGATE_HOPSWORKS_PYTHON); it never ran on a Hopsworks cluster.
 What differs from Redis: an append is a read and a write, and a write is seen by readers only after Hopsworks has ingested it. So
 this store overlays what it wrote lately itself, and each entity needs one writer (partition by customer), or use Redis. The feature
 group has a primary key `name` (string) and a feature `record` (text; records in hexadecimal). Blocking calls run in threads.

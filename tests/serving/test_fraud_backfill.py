@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -320,3 +321,24 @@ async def test_hopsworks_that_cannot_be_opened_says_why(monkeypatch: pytest.Monk
         with pytest.raises(ValueError, match=words):
             async with open_store("", FraudSettings(hopsworks=group)):
                 pass
+
+
+SDK_CALLS = """
+import inspect
+import pandas
+from hsfs.engine.python import Engine
+from hsfs.feature_group import FeatureGroup
+from hsfs.feature_store import FeatureStore
+from hsfs.feature_view import FeatureView
+table = pandas.DataFrame({"name": ["c:1"], "record": ["00"]})
+inspect.signature(FeatureView.get_feature_vectors).bind(None, [{"name": "c:1"}], return_type="list", allow_missing=True)
+inspect.signature(FeatureGroup.insert).bind(None, table, storage="online", write_options={})
+for find in (FeatureStore.get_feature_view, FeatureStore.get_feature_group):
+    inspect.signature(find).bind(None, "records", 1)
+assert Engine.__new__(Engine)._convert_to_default_dataframe(table).equals(table)
+"""
+
+
+@pytest.mark.skipif(not os.environ.get("CALLGATE_HOPSWORKS_PYTHON"), reason="CALLGATE_HOPSWORKS_PYTHON is no interpreter with hopsworks[python]")  # fmt: skip
+def test_the_real_sdk_takes_the_calls_that_the_double_takes() -> None:
+    subprocess.run([os.environ["CALLGATE_HOPSWORKS_PYTHON"], "-W", "ignore", "-c", SDK_CALLS], check=True)
