@@ -56,7 +56,7 @@ _Sorted = TypeVar("_Sorted", Aggregates, Spending)
 def _restore(found: _Sorted, order: Column) -> _Sorted:
     inverse = np.empty_like(order)
     inverse[order] = np.arange(len(order))
-    return type(found)(**{name: getattr(found, name)[inverse] for name in type(found).__slots__})
+    return type(found)(**{name: getattr(found, name)[inverse] for name in type(found).__struct_fields__})
 
 
 def _prefix(values: Column | NDArray[np.bool_]) -> Column:
@@ -135,7 +135,7 @@ class _Sums:
         rows, horizon, spree = len(cents), self.since(HORIZON_S), self.since(SPREE_S)
         above, below = SURPRISING_NUMERATOR * sums.clean_cents, SURPRISING_DENOMINATOR * sums.clean_count
         limit = np.where(below > 0, np.maximum(1, -(-above // np.maximum(below, 1))), NO_LIMIT)
-        found = {name: np.zeros(rows, dtype=np.int64) for name in Spending.__slots__}
+        found = {name: np.zeros(rows, dtype=np.int64) for name in Spending.__struct_fields__}
         found["count_14"] = self.end - spree
         active, back = np.flatnonzero(self.end > horizon), 1
         while len(active):

@@ -194,8 +194,8 @@ def _of_the_terminal(ops: Arithmetic, amount: Number, past: Aggregates) -> dict[
 
 def feature_names() -> tuple[str, ...]:
     """The names in the order of every row, as `derive` gives them."""
-    nothing = Aggregates(**dict.fromkeys(Aggregates.__slots__, 0))
-    spent = Spending(**dict.fromkeys(Spending.__slots__, 0))
+    nothing = Aggregates(**dict.fromkeys(Aggregates.__struct_fields__, 0))
+    spent = Spending(**dict.fromkeys(Spending.__struct_fields__, 0))
     return tuple(derive(ONE_EVENT, 0, 0, (nothing, spent), nothing))
 
 

@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from operator import mul
 from typing import Any
 
+import msgspec
+
 DAY_S = 86_400
 LABEL_DELAY_S = 7 * DAY_S  # labels count from an event of this age on (the handbook's convention), never earlier
 HORIZON_S = 37 * DAY_S  # the 30-day window seen through the label delay
@@ -35,8 +37,7 @@ EVENT = struct.Struct("<IIIQ")
 _WORDS = 5
 
 
-@dataclass(frozen=True, slots=True)
-class Aggregates:
+class Aggregates(msgspec.Struct, frozen=True, gc=False):
     """Window sums of one entity just before an event; each field an int, or an int64 column of a batch.
 
     Suffixes are days. `recent` looks back from the event; `delayed` looks back from seven days before it, where labels
@@ -72,8 +73,7 @@ class Aggregates:
     last_unexplained_age: Any
 
 
-@dataclass(frozen=True, slots=True)
-class Spending:
+class Spending(msgspec.Struct, frozen=True, gc=False):
     """How a customer's latest amounts compare with the clean mean; ints, or int64 columns of a batch.
 
     `odd`: surprising amounts within that many days, before anybody can have labelled the latest of them. `plain`: the
