@@ -14,6 +14,7 @@ KINDS = {
     "changed_refusal": "Changed refusal",
 }
 Report = Mapping[str, Any]
+FEWEST_TIMED = 30  # below it a difference in milliseconds is chance
 _STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:70em;margin:2em auto;padding:0 1em}table{border-collapse:collapse}
 td,th{border:1px solid #bbb;padding:.3em .7em;text-align:left}.bad{color:#a00}.good{color:#060}code{word-break:break-all}"""
 
@@ -77,7 +78,10 @@ def _facts(report: Report) -> Iterator[str]:
     yield f"Model tokens no longer asked for: {cost['tokens_no_longer_asked_for']} of {cost['tokens']}; requests newly asked: {cost['requests_newly_asked']} (their cost is not known)"
     if cost["old_rail_tokens"] or cost["new_rail_tokens"]:
         yield f"Tokens that rails ask a model for, about: {cost['old_rail_tokens']} -> {cost['new_rail_tokens']}"
-    yield from _cut_lines(report["cuts"])
+    if time_["requests"] >= FEWEST_TIMED:
+        yield from _cut_lines(report["cuts"])
+    else:
+        yield f"Times by rail, intent and language are told from {FEWEST_TIMED} requests on"
     for why, count in report["not_known"]["why"].items():
         yield f"Not known for {count}: {why}"
 
