@@ -96,7 +96,10 @@ class Document:
         return msgspec.json.encode({key: self.holder[key] for key in self.keys}).decode()
 
     def write(self, text: str) -> None:
-        self.holder.update(msgspec.json.decode(text))
+        fields = msgspec.json.decode(text)
+        for key in self.keys:  # a field may be called by a value, and then has another name now
+            del self.holder[key]
+        self.holder.update(fields)
 
 
 def declared(body: Json) -> Iterator[Text]:

@@ -42,6 +42,7 @@ SCHEMA = {
         {"stop": ["x", CARD]},
         {"metadata": {"note": CARD}},
         {"user": MAIL},
+        {CARD: "declined", "metadata": {MAIL: CARD}},
         {"comment": CARD, "context": {"card": [{"number": 4111111111111111}]}},
         {"prediction": {"type": "content", "content": [{"type": "text", "text": CARD}]}},
         {"tools": [{"type": "function", "function": {"name": "f", "description": CARD, "parameters": SCHEMA}}]},
