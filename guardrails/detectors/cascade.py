@@ -95,15 +95,14 @@ class Cascade:
         self.asked += 1
         places = np.argsort(-pieces.max(axis=1), kind="stable")[:READ_PIECES]
         heads = self.head(await reading.vectors(places.tolist()), pieces[places])
-        best = (heads + pieces[places]).max(axis=0)
+        each = heads + pieces[places]
         if reading.shown == 1:
-            return np.asarray(self._slope * best + self._shift, dtype=np.float32)
+            return np.asarray(self._slope * each.max(axis=0) + self._shift, dtype=np.float32)
         whole = self._whole.logits(grams(reading.plain[:WHOLE_CHARS]))
         features = text_features(heads, pieces[: reading.shown], whole)
         as_text = (self._text_weights * features).sum(axis=1) + self._text_bias
-        hidden = places >= reading.shown
-        margin = self._margin if not hidden.any() else np.zeros_like(self._margin)
-        return np.asarray(np.maximum(as_text, self._slope * (best - margin) + self._shift), dtype=np.float32)
+        worst = (each - self._margin * (places < reading.shown)[:, None]).max(axis=0)  # what was hidden stands alone
+        return np.asarray(np.maximum(as_text, self._slope * worst + self._shift), dtype=np.float32)
 
     def _pieces(self, reading: Reading) -> Vector:
         """N-gram logits of each piece, shape (n, k)."""

@@ -58,6 +58,7 @@ _DECIMAL = re.compile(r"(?:\b(?:3[2-9]|[4-9]\d|1[01]\d|12[0-6])\b[\s,;]{1,2}){6,
 _ESCAPED = re.compile(r"(?:\\u[0-9a-fA-F]{4}){4,2000}")
 _ENTITY = re.compile(r"&#?\w{2,8};")
 _QUOTED = re.compile(r"(?<!\w)[\"'“‘`]([^\"'“”‘’`\n]{1,200})[\"'”’`](?!\w)")  # and no apostrophe within a word
+_JOINS = re.compile(r"[+=&]|\b(?:concat|combin|join|append|assembl|merg|glue|stitch|together|put them|in order)")
 _COMMON = (
     "the a an of to and in is it you that for on are with as this be at have or from by not but what all were when your can there "
     "use which do how if will up out many then them these so some would make like him into has look two more go see no could "
@@ -163,7 +164,7 @@ def _decoded(text: str) -> Iterator[str]:
     for match in _BASE64.finditer(text):
         yield _from_base64(match[0])
     yield from _ciphers(lowered)
-    pieces = _QUOTED.findall(text)
+    pieces = _QUOTED.findall(text) if _JOINS.search(lowered) else []
     if len(pieces) >= 2:
         yield "".join(pieces)
         yield " ".join(pieces)

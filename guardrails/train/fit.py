@@ -161,10 +161,12 @@ class Trainer:
         scores.heads[heard] = self.fit_head(~part, scores.pieces).logits(self.features(heard, scores.pieces))
         return scores
 
-    def decoded(self, scores: Scores) -> Mask:
-        """The texts of which the head read something that was hidden in them."""
-        out = np.zeros(len(self.labels), dtype=bool)
-        out[self.corpus.owner[self.corpus.hidden & ~np.isnan(scores.heads[:, 0])]] = True
+    def worst(self, scores: Scores, margin: Floats) -> Floats:
+        """Logits of the most suspicious piece of each text, shape (texts, k); those that a long one shows are less by the ``margin`` (k,)."""
+        spared = (self.long[self.corpus.owner] & ~self.corpus.hidden)[:, None] * margin
+        both = np.nan_to_num(scores.heads + scores.pieces - spared, nan=-np.inf)
+        out = np.full(self.labels.shape, -np.inf)
+        np.maximum.at(out, self.corpus.owner, both)
         return out
 
     def combined(self, scores: Scores) -> tuple[Floats, Floats]:

@@ -26,7 +26,7 @@ LONG_TURNS = 3000
 AMID = 800  # written ones amid an ordinary turn
 FLAGGED_SAFE = 0.07  # of XSTest's safe half, out of fold
 FLAGGED_TURNS = 0.002
-DOUBTED_TURNS = 0.1
+DOUBTED_TURNS = 0.12
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(chosen: argparse.Namespace) -> dict[str, float]:
     """Trains, writes the weights, returns the out-of-fold figures."""
-    done = train(chosen, ("harm",), examples(chosen.data), _aims, ("harm: ",), strength=10.0, heads=5)
+    done = train(chosen, ("harm",), examples(chosen.data), _aims, ("harm: ",), heads=5)
     return rounded(measured(done.trainer, done.points.logits[:, 0]))
 
 

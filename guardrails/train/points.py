@@ -50,10 +50,9 @@ def final_logits(trainer: Trainer, scores: Scores, arrays: dict[str, Floats]) ->
     A text that the head was not fitted on counts as harmless.
     """
     best, features = trainer.combined(scores)
-    of_piece = arrays["slope"] * best + arrays["shift"]
+    of_piece = arrays["slope"] * trainer.worst(scores, arrays["margin"]) + arrays["shift"]
     as_text = (features * arrays["text_weights"]).sum(axis=2) + arrays["text_bias"]
-    margin = np.where(trainer.decoded(scores)[:, None], 0.0, arrays["slope"] * arrays["margin"])
-    logits = np.where(trainer.long[:, None], np.maximum(as_text, of_piece - margin), of_piece)
+    logits = np.where(trainer.long[:, None], np.maximum(as_text, of_piece), of_piece)
     over = np.full_like(best, -np.inf)
     np.maximum.at(over, trainer.corpus.owner, scores.pieces - arrays["doubt"])
     read = (over.max(axis=1) >= 0) & (best[:, 0] > -30)
