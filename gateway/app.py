@@ -28,12 +28,13 @@ from gateway.fleet import Probe
 from gateway.guard_model import GuardModel
 from gateway.limits import Limiter
 from gateway.metrics import CONTENT_TYPE, Metrics
+from gateway.model_settings import DeploymentSettings, ModelSettings
 from gateway.pipeline import Pipeline
 from gateway.policy_admin import add_policy_routes
 from gateway.reload import Reloader
 from gateway.request_log import RequestLog
 from gateway.routing import Backend, Router
-from gateway.settings import DeploymentSettings, ModelSettings, Settings, SettingsError
+from gateway.settings import Settings, SettingsError
 from gateway.steps.build import build_embedder, build_fraud_steps, build_steps
 from gateway.stores import RedisStore, StoreError
 from gateway.telemetry import TraceExporter

@@ -21,9 +21,10 @@ from gateway import parts, ports
 from gateway.audit.upstream import BEHAVIOURS, Upstream, upstream
 from gateway.auth import KeyHasher
 from gateway.children import Child, Part, answers_http
+from gateway.model_settings import ModelSettings
 from gateway.recorder import Recordings
 from gateway.sealing import Sealer
-from gateway.settings import ModelSettings, Settings
+from gateway.settings import Settings
 from gateway.sql import Database
 from gateway.steps.audited import Promise, promise_of
 from gateway.stores import RedisStore
