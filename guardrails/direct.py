@@ -13,7 +13,7 @@ from guardrails.detectors.cascade import MODELS, Cascade, Weights
 from guardrails.detectors.indirect import IndirectDetector
 from guardrails.detectors.reading import Reading
 from guardrails.detectors.shape import language_score, size_score
-from guardrails.detectors.topic import TopicDetector
+from guardrails.detectors.topic import SHORTEST_WORDS, TopicDetector
 from guardrails.nemo.checks import Check, Said
 from guardrails.policy import Policy, PolicyError, RailSettings
 from guardrails.policy_lint import line_in
@@ -98,7 +98,8 @@ def _scorer(rail: RailSettings, cascades: dict[str, Cascade]) -> Scorer:
     cascade = cascades[name]
     if name == "topic":
         return TopicDetector(cascade)
-    return _Kinds(cascade, [n for n, label in enumerate(cascade.labels) if not rail.kinds or label in rail.kinds])
+    places = [n for n, label in enumerate(cascade.labels) if not rail.kinds or label in rail.kinds]
+    return _Kinds(cascade, places, SHORTEST_WORDS if name == "promises" else 0)
 
 
 class _Plain:
@@ -115,12 +116,14 @@ class _Plain:
 
 
 class _Kinds:
-    """The highest score among some labels of a cascade."""
+    """The highest score among some labels of a cascade; 0 for texts of fewer words than say anything by themselves."""
 
-    def __init__(self, cascade: Cascade, places: Sequence[int]) -> None:
-        self._cascade, self._places = cascade, list(places)
+    def __init__(self, cascade: Cascade, places: Sequence[int], fewest_words: int) -> None:
+        self._cascade, self._places, self._fewest = cascade, list(places), fewest_words
 
     def at_once(self, reading: Reading) -> float | None:
+        if self._fewest and len(reading.plain.split()) < self._fewest:
+            return 0.0
         scores = self._cascade.at_once(reading)
         return None if scores is None else float(scores[self._places].max())
 

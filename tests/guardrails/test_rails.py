@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from guardrails import parts
 from guardrails.nemo.build import build_rails
 from guardrails.nemo.checks import NemoRail
 from guardrails.policy import PolicyError, load_policy
@@ -310,3 +311,15 @@ async def test_nemo_is_asked_only_about_texts_that_one_of_its_patterns_finds_and
             assert at_once is None or at_once.status == "passed"
             assert (said.status == "blocked") is (text == bad)
         await rail.aclose()
+
+
+def test_the_digest_rests_on_the_weights_that_are_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    models = Path(shutil.copytree(parts.MODELS, tmp_path / "models"))
+    monkeypatch.setattr(parts, "MODELS", models)
+    shipped = load_policy(SHIPPED).digest
+    for name in ("ner", "injection"):
+        with (models / name / "weights.npz").open("ab") as weights:
+            weights.write(b"\0")
+        changed = load_policy(SHIPPED).digest
+        assert changed != shipped
+        shipped = changed
