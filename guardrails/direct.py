@@ -5,6 +5,7 @@ It knows which detector a policy may name and what a score means, not how detect
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, Protocol
 
@@ -20,6 +21,7 @@ from guardrails.policy_lint import line_in
 from guardrails.tools import ToolRules, fault_of
 
 DEFAULT_THRESHOLD = 0.5
+_WORD = re.compile(r"\w+")
 _NEEDS_VECTORS = frozenset({"harm", "indirect", "injection", "promises", "topic", "toxicity"})
 
 
@@ -99,7 +101,7 @@ def _scorer(rail: RailSettings, cascades: dict[str, Cascade]) -> Scorer:
     if name == "topic":
         return TopicDetector(cascade)
     places = [n for n, label in enumerate(cascade.labels) if not rail.kinds or label in rail.kinds]
-    return _Kinds(cascade, places, SHORTEST_WORDS if name == "promises" else 0)
+    return _Kinds(cascade, places, SHORTEST_WORDS if name == "promises" else 1)
 
 
 class _Plain:
@@ -122,10 +124,15 @@ class _Kinds:
         self._cascade, self._places, self._fewest = cascade, list(places), fewest_words
 
     def at_once(self, reading: Reading) -> float | None:
-        if self._fewest and len(reading.plain.split()) < self._fewest:
+        if self._says_nothing(reading):
             return 0.0
         scores = self._cascade.at_once(reading)
         return None if scores is None else float(scores[self._places].max())
 
     async def score(self, reading: Reading) -> float:
+        if self._says_nothing(reading):
+            return 0.0
         return float((await self._cascade.scores(reading))[self._places].max())
+
+    def _says_nothing(self, reading: Reading) -> bool:
+        return len(_WORD.findall(reading.plain)) < self._fewest
