@@ -19,7 +19,7 @@ from guardrails.train.data import rows
 from guardrails.train.detector import Aims, Trained, from_sources, note, rounded, train, weights_arguments
 from guardrails.train.fit import Trainer
 from guardrails.train.grammar import load_grammar
-from guardrails.train.ordinary import TURNS, general, turns
+from guardrails.train.ordinary import EVERYDAY, TURNS, general, turns
 from guardrails.train.points import Limits, calibration_error, final_logits
 
 POLICY = Path(__file__).parents[1] / "policies" / "call-centre"
@@ -39,11 +39,13 @@ WANTED = {
     "pressed": 900,
     "own_data": 600,
 }
+WANTED |= EVERYDAY
 WANTED |= dict.fromkeys(("spanish", "french", "german", "portuguese", "italian"), 250)
 LONG_TURNS = 4000
 AMID, SHORT_CHARS = 2500, 160  # attacks amid an ordinary turn, and how long they are
 QUESTIONS, IN_A_ROW = "judge_hallucination_halueval_general.jsonl", 1500
-GRAMMARS = ("attacks", "multilingual_attacks", "ordinary")
+GRAMMARS = ("attacks", "multilingual_attacks", "ordinary", "everyday")
+REMARKS, TWEETS = 12_000, 4_000
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -126,6 +128,7 @@ def examples(data: Path) -> list[Example]:
         *_labelled(data),
         *turns(data, rng),
         *general(data, rng),
+        *_remarks(data, rng),
         *long,
         *_written(rng),
         *_after_questions(data, rng),
@@ -143,6 +146,17 @@ def _labelled(data: Path) -> list[Example]:
     ]
 
 
+def _remarks(data: Path, rng: random.Random) -> list[Example]:
+    """What people say to each other, in one sentence or two and often out of the blue: rude or not, no attack on a model."""
+    out = []
+    for name, most in (("tone_goemotions.jsonl", REMARKS), ("tox_davidson_tweets.jsonl", TWEETS)):
+        for row in rng.sample(found := rows(data / name), min(most, len(found))):
+            out.append(
+                Example(row["text"], (0.0,), f"remarks: {name}", row["text"].lower()[:60], 1.0, rng.random() < 0.3)
+            )
+    return out
+
+
 def _benign_weight(source: str) -> float:
     """The look-alikes that matter most; the 342 requests for programs of one set are much alike."""
     return 3.0 if source.startswith(("NotInject", "WildGuard")) else 0.5 if "mitre" in source else 1.5
@@ -150,7 +164,7 @@ def _benign_weight(source: str) -> float:
 
 def _written(rng: random.Random) -> list[Example]:
     out = []
-    for name, label in (("attacks", 1.0), ("multilingual_attacks", 1.0), ("ordinary", 0.0)):
+    for name, label in (("attacks", 1.0), ("multilingual_attacks", 1.0), ("ordinary", 0.0), ("everyday", 0.0)):
         grammar = load_grammar(name)
         for family in grammar.families:
             wanted = WANTED.get(family, EACH_FAMILY) if name != "multilingual_attacks" else 150

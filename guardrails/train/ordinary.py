@@ -7,7 +7,17 @@ from pathlib import Path
 
 from guardrails.train.cascade import Example
 from guardrails.train.data import rows
+from guardrails.train.grammar import load_grammar
 
+EVERYDAY = {  # families of the grammar of that name, and how many texts of each
+    "tasks": 1600,
+    "articles": 700,
+    "answers": 800,
+    "follow_ups": 1200,
+    "complaints": 600,
+    "closings": 100,
+    "about_others": 300,
+}
 TURNS = ("topic_banking77.jsonl", "topic_clinc150.jsonl", "topic_nlupp.jsonl")
 
 
@@ -17,6 +27,16 @@ def turns(data: Path, rng: random.Random) -> list[Example]:
         Example(row["text"], (0.0,), name, row["group"], 1.0, rng.random() < 0.3)
         for name in TURNS
         for row in rows(data / name)
+    ]
+
+
+def everyday(rng: random.Random, labels: tuple[float, ...] = (0.0,), weight: float = 0.4) -> list[Example]:
+    """Applications' own requests, answers to security questions, short turns, complaints, thanks: written ones."""
+    grammar = load_grammar("everyday")
+    return [
+        Example(text, labels, f"everyday: {family}", f"everyday {family}", weight, rng.random() < 0.5)
+        for family, many in EVERYDAY.items()
+        for text in grammar.many(family, many, rng)
     ]
 
 

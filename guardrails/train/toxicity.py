@@ -22,7 +22,7 @@ from guardrails.train.data import rows
 from guardrails.train.detector import Aims, from_sources, rounded, train, weights_arguments
 from guardrails.train.fit import Trainer
 from guardrails.train.grammar import load_grammar
-from guardrails.train.ordinary import TURNS, turns
+from guardrails.train.ordinary import TURNS, everyday, turns
 from guardrails.train.points import Limits, calibration_error
 
 SEED = 13
@@ -42,7 +42,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(chosen: argparse.Namespace) -> dict[str, float]:
     """Trains, writes the weights, returns the out-of-fold figures."""
-    done = train(chosen, LABELS, examples(chosen.data), _aims, ("abuse: ",), epochs=10, strength=10.0, heads=3)
+    done = train(
+        chosen, LABELS, examples(chosen.data), _aims, ("abuse: ", "everyday: "), epochs=10, strength=10.0, heads=3
+    )
     return rounded(measured(done.trainer, done.points.logits))
 
 
@@ -104,6 +106,7 @@ def examples(data: Path) -> list[Example]:
         *(Example(e.text, clean, e.source, e.group, 0.3, e.head and rng.random() < 0.5) for e in turns(data, rng)),
         *(replace(e, labels=clean) for e in care(data, rng, LONG_TURNS, weight=0.3)),
         *(Example(text, clean, "tone_goemotions.jsonl", text, 0.3) for text in rng.sample(calm, min(3000, len(calm)))),
+        *everyday(rng, clean),
         *_written(rng),
     ]
 

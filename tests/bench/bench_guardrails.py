@@ -33,6 +33,7 @@ from guardrails.types import Segment
 from guardrails.verdict import Outcome, Stage, Verdict
 from serving.embedding.minilm import EmbeddingBatcher, MiniLM
 from tests.bench import bench_policy, guardrails_peers
+from tests.bench.guardrails_golden import golden
 
 ROOT = Path(__file__).parents[2]
 POLICY = ROOT / "guardrails" / "policies" / "call-centre"
@@ -122,6 +123,7 @@ async def measure(folder: Path) -> Figures:
         begun = time.monotonic()
         figures |= await part(judge, folder)
         print(f"{part.__name__}: {time.monotonic() - begun:.0f} s", file=sys.stderr, flush=True)
+    figures |= await golden(policy, rails)
     await rails.aclose()
     figures |= await cost(folder, embedder)
     await embedder.aclose()
