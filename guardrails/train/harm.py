@@ -17,7 +17,7 @@ from guardrails.train.data import rows
 from guardrails.train.detector import Aims, from_sources, rounded, train, weights_arguments
 from guardrails.train.fit import Trainer
 from guardrails.train.grammar import load_grammar
-from guardrails.train.ordinary import TURNS, everyday, general, turns
+from guardrails.train.ordinary import TURNS, general, turns
 from guardrails.train.points import Limits, calibration_error
 
 SEED = 11
@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(chosen: argparse.Namespace) -> dict[str, float]:
     """Trains, writes the weights, returns the out-of-fold figures."""
-    done = train(chosen, ("harm",), examples(chosen.data), _aims, ("harm: ", "everyday: "), heads=5)
+    done = train(chosen, ("harm",), examples(chosen.data), _aims, ("harm: ",), heads=5)
     return rounded(measured(done.trainer, done.points.logits[:, 0]))
 
 
@@ -92,7 +92,6 @@ def examples(data: Path) -> list[Example]:
         *(Example(row["text"], (1.0,), row["source"], row["group"], 1.0) for row in harmful),
         *(Example(row["text"], (0.0,), row["source"], row["group"], weights.get(row["source"], 0.7)) for row in benign),
         *(_lighter(example) for example in (*turns(data, rng), *general(data, rng), *care(data, rng, LONG_TURNS))),
-        *everyday(rng, weight=0.3),
         *written,
     ]
 
