@@ -6,10 +6,11 @@ It knows the kinds by name and how they are written, spoken and disguised; where
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from gateway.audit.search import needles_of, squeezed
-from gateway.audit.values import Values
+from gateway.audit.values import UsedUpError, Values
 
 Turn = tuple[str, str]
 """Role and text."""
@@ -162,14 +163,14 @@ _ALONE = {
 
 
 def honeytokens(values: Values, countries: Sequence[str], kinds: Sequence[str] = ()) -> list[Honeytoken]:
-    """Fresh ones of every kind, form and country. ``kinds``: only these; empty: all."""
+    """Fresh ones of every kind, form and country. ``kinds``: only these; empty: all. A kind of which every value was drawn is left out from then on."""
     drawn = []
     for kind in KINDS:
         if (kind.countries and not kind.countries.intersection(countries)) or (kinds and kind.name not in kinds):
             continue
-        drawn.append(_one(kind, "written", values.fresh(lambda kind=kind: kind.draw(values))))  # type: ignore[misc]
-        for form, change in kind.spoken:
-            drawn.append(_one(kind, form, values.fresh(lambda kind=kind: kind.draw(values)), change))  # type: ignore[misc]
+        for form, change in (("written", None), *kind.spoken):
+            with suppress(UsedUpError):
+                drawn.append(_one(kind, form, values.fresh(lambda kind=kind: kind.draw(values)), change))  # type: ignore[misc]
     if not kinds or "CREDIT_CARD" in kinds:
         drawn.append(_over_turns(values))
     return drawn

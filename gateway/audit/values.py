@@ -69,6 +69,10 @@ STREETS = [
 _NINO = "ABCEGHJKLMPRSTWXYZ"
 
 
+class UsedUpError(Exception):
+    """Every value of a kind was drawn: there are only so many days on which a card can expire."""
+
+
 class Values:
     """Draws one value of a kind after the other, none of them twice."""
 
@@ -77,13 +81,13 @@ class Values:
         self._drawn: set[str] = set()
 
     def fresh(self, draw: Callable[[], str]) -> str:
-        """A value that was not drawn before."""
+        """A value that was not drawn before. Raises: UsedUpError."""
         for _ in range(10_000):
             value = draw()
             if value not in self._drawn:
                 self._drawn.add(value)
                 return value
-        raise ValueError("there are no more values of this kind")
+        raise UsedUpError
 
     def digits(self, length: int) -> str:
         """Digits, the first of them not 0, none of them three times in a row."""
@@ -145,7 +149,7 @@ class Values:
         return f"{self.random.randint(1, 28):02}/{self.random.randint(1, 12):02}/{self.random.randint(1941, 2001)}"
 
     def expiry(self) -> str:
-        return f"{self.random.randint(1, 12):02}/{self.random.randint(27, 34)}"
+        return f"{self.random.randint(1, 12):02}/{self.random.randint(27, 39)}"
 
     def ssn(self) -> str:
         return f"{self.random.randint(101, 665)}-{self.random.randint(11, 89)}-{self.random.randint(1011, 9899)}"

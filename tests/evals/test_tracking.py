@@ -141,13 +141,13 @@ def wait_for(url: str, server: subprocess.Popen[bytes]) -> None:
 
 def until(ask: Callable[[], Sequence[Any]], count: int) -> Sequence[Any]:
     """Phoenix takes what it is sent by a queue of its own."""
-    for _ in range(300):
+    for _ in range(1200):
         with contextlib.suppress(Exception):
             found = ask()
             if len(found) >= count:
                 return found
         time.sleep(0.1)
-    raise AssertionError(f"not {count} after 30 s")
+    raise AssertionError(f"not {count} after two minutes")
 
 
 @pytest.mark.servers
