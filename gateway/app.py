@@ -30,7 +30,6 @@ from gateway.limits import Limiter
 from gateway.metrics import CONTENT_TYPE, Metrics
 from gateway.model_settings import DeploymentSettings, ModelSettings
 from gateway.pipeline import Pipeline
-from gateway.policy_admin import add_policy_routes
 from gateway.reload import Reloader
 from gateway.request_log import RequestLog
 from gateway.routing import Backend, Router
@@ -60,7 +59,7 @@ def create_app(settings: Settings, file: Path | None = None) -> FastAPI:
         lifespan=lambda app: _remembered(app, _lifespan(app, settings, hasher, routes, file)),
     )
     describe(app)
-    _cold_routes(app)
+    _cold_routes(app, policies=bool(settings.policies))
     return app
 
 
@@ -314,7 +313,7 @@ async def _readiness(store: RedisStore, router: Router, probe: Probe) -> dict[st
     return {"status": "ready" if ready else "not_ready", "redis": redis, "deployments": upstreams}
 
 
-def _cold_routes(app: FastAPI) -> None:
+def _cold_routes(app: FastAPI, *, policies: bool) -> None:
     async def live() -> dict[str, str]:
         return {"status": "live"}
 
@@ -339,7 +338,10 @@ def _cold_routes(app: FastAPI) -> None:
     app.add_api_route("/health/liveliness", live, include_in_schema=False)  # LiteLLM's spelling
     app.add_api_route("/health/ready", ready, tags=["health"])
     app.add_api_route("/metrics", metrics, tags=["health"])
-    add_policy_routes(app)
+    if policies:  # with SQLAlchemy behind them: half a second of a start that needs none
+        from gateway.policy_admin import add_policy_routes
+
+        add_policy_routes(app)
     app.add_exception_handler(HTTPException, failed)
     app.add_exception_handler(Exception, failed)
 
