@@ -102,7 +102,7 @@ class _Run:
         self._tell = tell
         self._planted: list[Planted] = []
         self._errors: list[str] = []
-        self._to_others: list[str] = []
+        self._to_others: list[tuple[str, frozenset[str]]] = []  # an answer, and what its own caller had said
         self.report = Report(seed)
 
     async def plant(self, target: Target) -> None:
@@ -120,7 +120,8 @@ class _Run:
                 await self._send(first, target, probe, tokens)
                 if probe.again:
                     others = self._fresh(target, probe)
-                    self._to_others += [answer.body for answer in await self._answers(second, target, probe, others)]
+                    own = frozenset(needle for token in others for needle in token.needles)
+                    self._to_others += [(a.body, own) for a in await self._answers(second, target, probe, others)]
 
     def _fresh(self, target: Target, probe: Probe) -> list[Honeytoken]:
         drawn = honeytokens(self._values, target.promise.countries, self._kinds)
@@ -184,7 +185,7 @@ class _Run:
             "recordings": stand_.recordings(targets),
             "files": stand_.files(),
             "errors": self._errors,
-            "others": self._to_others,
+            "others": [body for body, _ in self._to_others],
         }
         by_needle: dict[str, Planted] = {}
         for planted in self._planted:
@@ -194,6 +195,8 @@ class _Run:
         for done, (place, texts) in enumerate(places.items()):
             self._tell(f"searching {place}: {PLACES[place]}", done, len(places))
             hits, empty = await asyncio.to_thread(_hits, search, texts)
+            if place == "others":
+                hits = await asyncio.to_thread(_not_their_own, search, self._to_others)
             if empty or (place in self._marked and marker not in hits):
                 self.report.unproven.append(
                     f"{place}: " + ("nothing to search" if empty else "not even harmless words arrived")
@@ -213,6 +216,11 @@ def _hits(search: Search, texts: Iterable[str]) -> tuple[set[str], bool]:
         empty = empty and not text
         hits |= search.found(text)
     return hits, empty
+
+
+def _not_their_own(search: Search, answers: Iterable[tuple[str, frozenset[str]]]) -> set[str]:
+    """What was found but for what its caller had said too: "21 Elm Road" stands in their own "121 Elm Road"."""
+    return {hit for body, own in answers for hit in search.found(body) if not any(hit in said for said in own)}
 
 
 def as_json(report: Report) -> dict[str, Any]:
