@@ -9,6 +9,7 @@ import gc
 import random
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,7 +33,9 @@ from gateway.model_settings import DeploymentSettings, ModelSettings
 from gateway.pipeline import Pipeline
 from gateway.reload import Reloader
 from gateway.request_log import RequestLog
-from gateway.routing import Backend, Router
+from gateway.rollout_admin import RolloutDesk, add_rollout_routes
+from gateway.rollouts import RolloutFollower, Rollouts
+from gateway.routing import Backend, Router, deployments_of
 from gateway.settings import Settings, SettingsError
 from gateway.steps.build import build_embedder, build_fraud_steps, build_steps
 from gateway.stores import RedisStore, StoreError
@@ -103,6 +106,7 @@ async def _lifespan(
         rng = random.Random()  # noqa: S311 (weights and jitter, not secrets)
         router = Router(routes, http, hosted, rng=rng, retry_share=settings.routing.retry_share)
         guard_model.router = router
+        app.state.rollouts = await _rollouts(store, router, stack)
         stack.push_async_callback(router.shadow.aclose)
         stack.push_async_callback(router.fleet.aclose)
         router.fleet.watch(http.health, settings.routing.health_interval_s)
@@ -123,6 +127,7 @@ async def _lifespan(
             recorder=life.recorder if life else None,
             max_body_bytes=settings.server.max_body_bytes,
             request_log=_request_log(settings, stack),
+            sample=settings.telemetry.sample,
         )
         app.state.metrics = metrics
         app.state.policies, app.state.admin_tokens = life, configuration.admin_tokens(settings.policy_store)
@@ -191,7 +196,12 @@ def _route(model: ModelSettings) -> Route:
         shadow=_deployment(model.shadow) if model.shadow else None,
         shadow_share=model.shadow_share,
         record_share=model.record,
+        candidate=_candidate(model.candidate) if model.candidate else None,
     )
+
+
+def _candidate(d: DeploymentSettings) -> Deployment:
+    return replace(_deployment(d), arm=d.arm or "canary")
 
 
 def _deployment(d: DeploymentSettings) -> Deployment:
@@ -238,7 +248,7 @@ def _reloader(
             }:
                 message = "uses a policy or knowledge base that no model used at the start; restart the gateway"
                 raise SettingsError(file, None, f"models.{route.model}", message)
-            if not hosted and any(d.provider for d in route.deployments):
+            if not hosted and any(d.provider for d in deployments_of({route.model: route})):
                 raise SettingsError(file, None, f"models.{route.model}", "is the first hosted one; restart the gateway")
         router.replace(routes)
         if keys is not None:
@@ -253,6 +263,14 @@ def _reloader(
         settings.server.reload_s,
         shared if settings.server.shared_configuration else None,
     )
+
+
+async def _rollouts(store: RedisStore, router: Router, stack: AsyncExitStack) -> RolloutDesk:
+    follower = RolloutFollower(store, router)
+    await follower.look()  # before the first request
+    follower.start()
+    stack.push_async_callback(follower.aclose)
+    return RolloutDesk(Rollouts(store), router)
 
 
 def _exporter(settings: Settings, metrics: Metrics) -> TraceExporter:
@@ -288,7 +306,7 @@ def _backends(
 ) -> tuple[HttpBackends, Backend | None]:
     http = HttpBackends(max_connections)
     stack.push_async_callback(http.aclose)
-    if not any(deployment.provider for route in routes.values() for deployment in route.deployments):
+    if not any(deployment.provider for deployment in deployments_of(routes)):
         return http, None
     from gateway.providers import HostedProviders
 
@@ -309,7 +327,8 @@ async def _readiness(store: RedisStore, router: Router, probe: Probe) -> dict[st
         redis = f"away ({error})"
     upstreams = {state.deployment.name: "ok" if state.alive else "away" for state in states}
     hosted = any(state.deployment.provider for state in router.fleet)
-    ready = redis == "ok" and (hosted or any(state.alive for state in states))
+    answering = {deployment.name for route in router.routes.values() for deployment in route.deployments}
+    ready = redis == "ok" and (hosted or any(s.alive for s in states if s.deployment.name in answering))
     return {"status": "ready" if ready else "not_ready", "redis": redis, "deployments": upstreams}
 
 
@@ -338,6 +357,7 @@ def _cold_routes(app: FastAPI, *, policies: bool) -> None:
     app.add_api_route("/health/liveliness", live, include_in_schema=False)  # LiteLLM's spelling
     app.add_api_route("/health/ready", ready, tags=["health"])
     app.add_api_route("/metrics", metrics, tags=["health"])
+    add_rollout_routes(app)
     if policies:  # with SQLAlchemy behind them: half a second of a start that needs none
         from gateway.policy_admin import add_policy_routes
 

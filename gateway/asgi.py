@@ -71,6 +71,7 @@ class HotRoutes:
         recorder: Recorder | None = None,
         max_body_bytes: int,
         request_log: RequestLog | None,
+        sample: float = 1.0,
     ) -> None:
         self._pipeline = pipeline
         self._router = router
@@ -84,7 +85,7 @@ class HotRoutes:
         self._max_body_bytes = max_body_bytes
         self._request_log = request_log
         self._loop = asyncio.get_running_loop()
-        self._ids = Ids()
+        self._ids = Ids(sample)
         self._log = structlog.get_logger("request")
         self._hot: dict[str, tuple[str, str, _Handler]] = {
             "/v1/chat/completions": ("POST", "chat", self._chat),

@@ -39,6 +39,11 @@ def sticky(deployments: Sequence[Deployment], key: bytes) -> list[Deployment]:
     return sorted(deployments, key=score, reverse=True)
 
 
+def place(key: bytes) -> float:
+    """Where a key lies in [0, 1), evenly and the same in every worker: below a share that grows, it stays below."""
+    return int.from_bytes(blake2b(key, digest_size=8, person=b"rollout").digest(), "big") / 2**64
+
+
 def least_busy(deployments: Sequence[Deployment], load: Load, rng: random.Random) -> list[Deployment]:
     """By requests in flight for their weight; chance decides among equals."""
     return sorted(deployments, key=lambda d: (d.weight <= 0, load(d) / d.weight if d.weight > 0 else 0.0, rng.random()))

@@ -55,7 +55,7 @@ class Exchange:
         self.call: Call | None = None
         self.writer: Writer | None = None
         self.watcher: asyncio.Task[None] | None = None
-        self.record = _new_record(self._headers, ids.take())
+        self.record = _new_record(self._headers, ids.take(), ids.sample)
 
     def header(self, name: bytes) -> bytes | None:
         return self._headers.get(name)
@@ -116,9 +116,10 @@ class Exchange:
 class Ids:
     """Random bytes for a request's ids, fetched from the system for many requests at once."""
 
-    __slots__ = ("_at", "_noise")
+    __slots__ = ("_at", "_noise", "sample")
 
-    def __init__(self) -> None:
+    def __init__(self, sample: float = 1.0) -> None:
+        self.sample = sample
         self._noise, self._at = b"", 0
 
     def take(self) -> bytes:
@@ -129,11 +130,12 @@ class Ids:
         return self._noise[self._at - 40 : self._at]
 
 
-def _new_record(headers: dict[bytes, bytes], noise: bytes) -> Record:
-    """A record under the caller's request id and trace, where it sent usable ones."""
+def _new_record(headers: dict[bytes, bytes], noise: bytes, sample: float) -> Record:
+    """A record under the caller's request id and trace, where it sent usable ones; whether it is traced is the caller's word or by chance."""
     request_id = headers.get(b"x-request-id", b"")
     parent = _TRACEPARENT.match(headers.get(b"traceparent", b""))
     trace_id = bytes.fromhex(parent[1].decode()) if parent else noise[:16]
+    drawn = bool(int(parent[3], 16) & 1) if parent else sample >= 1 or int.from_bytes(noise[:8], "big") < sample * 2**64
     call_id, intent = headers.get(b"x-call-id", b""), headers.get(b"x-call-intent", b"")
     return Record(
         request_id=request_id.decode() if _REQUEST_ID.match(request_id) else noise[24:].hex(),
@@ -142,7 +144,8 @@ def _new_record(headers: dict[bytes, bytes], noise: bytes) -> Record:
         parent_span_id=bytes.fromhex(parent[2].decode()) if parent else b"",
         started_ns=time.time_ns(),
         endpoint="",
-        sampled=not parent or bool(int(parent[3], 16) & 1),
+        sampled=drawn,
+        drawn=drawn,
         call_id=call_id.decode() if _REQUEST_ID.match(call_id) else "",
         intent=intent.decode() if _INTENT.match(intent) else "",
     )

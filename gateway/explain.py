@@ -11,8 +11,9 @@ from gateway.settings import Settings, api_key
 def explain(settings: Settings) -> dict[str, Any]:
     """The effective configuration; secrets are resolved, to know that they are there, and not shown. Raises: SettingsError."""
     for model in settings.models:
-        for deployment in model.deployments:
-            api_key(deployment)
+        for deployment in (*model.deployments, model.candidate):
+            if deployment is not None:
+                api_key(deployment)
     return {
         "listen": f"{settings.server.host}:{settings.server.port}",
         "limits": settings.limits.model_dump(),
@@ -29,6 +30,7 @@ def explain(settings: Settings) -> dict[str, Any]:
                 "fallbacks": {reason: list(others) for reason, others in model.fallbacks if others},
                 "hedge_after_s": model.hedge_after_s,
                 "shadow": model.shadow.name if model.shadow else None,
+                "candidate": model.candidate.name if model.candidate else None,
                 "deployments": [
                     {
                         "name": d.name,
@@ -90,6 +92,7 @@ def render(facts: dict[str, Any]) -> None:
     )
     for model in facts["models"]:
         targets = "\n".join(f"{d['name']} -> {d['to']}, weight {d['weight']:g}" for d in model["deployments"])
+        targets += f"\n{model['candidate']}, by rollout" if model["candidate"] else ""
         routes.add_row(model["name"], model["policy"] or "none", model["knowledge"] or "-", targets, _choosing(model))
     console.print(routes)
     for policy in facts["policies"]:

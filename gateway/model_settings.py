@@ -75,6 +75,7 @@ class ModelSettings(_Strict):
     ``cache_ttl_s``: how long answers are kept and given again (0: never), to the same key only; ``cache_similarity``: also for questions whose
     sentence vectors are at least so close (cosine), off by default. ``record``: the share of
     requests kept for replay (0: none; above 0 blocked and canary ones always are). ``shadow``: a deployment that is sent copies (``shadow_share`` of them) and never answers the caller.
+    ``candidate``: a deployment that answers only while a rollout gives it a share of the calls (``callgate rollout``), or once one has promoted it.
     """
 
     name: Name
@@ -91,6 +92,7 @@ class ModelSettings(_Strict):
     cache_ttl_s: Annotated[float, Field(ge=0, le=30 * 86400)] = 0.0
     cache_similarity: Annotated[float, Field(ge=0.8, le=1)] | None = None
     shadow: DeploymentSettings | None = None
+    candidate: DeploymentSettings | None = None
     shadow_share: Annotated[float, Field(ge=0, le=1)] = 1.0
     record: Annotated[float, Field(ge=0, le=1)] = 0.0
 

@@ -112,7 +112,7 @@ class Pipeline:
         self, caller: Caller, route: Route, request: ChatRequest, call: Call, checked: AsyncGenerator[Chunk]
     ) -> AsyncGenerator[Chunk]:
         """The answer through the cache, unless the caller wants a fresh one (Cache-Control: no-cache or no-store)."""
-        if call.fresh:
+        if call.fresh or self._router.share(route):  # while a rollout measures two arms, each answers for itself
             request.record.cache = "bypass"
             return checked
         return self._cache.through(caller, route, request, checked)

@@ -1,39 +1,23 @@
-"""/admin: which worker runs which version, and moving the pointer, for those whose token CALLGATE_ADMIN_TOKEN holds; without it there is none.
+"""/admin and /admin/policies: which worker runs which version, and moving the pointer. Who may come in is gateway/admin.py's matter.
 
-Who does something is the token's name, never a word of the request. It takes digests of versions that the store holds, never files and never
-code; plans are made with `callgate policy plan`. Reading also takes HTTP Basic, for browsers; changes take the bearer token alone, so no page
-elsewhere can make a browser change anything. Every change is logged, with its name and outcome.
+It takes digests of versions that the store holds, never files and never code; plans are made with `callgate policy plan`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
-import hmac
-from collections.abc import Awaitable, Callable, Mapping
 from typing import Annotated, Any
 
 import msgspec
-import structlog
 from fastapi import FastAPI, Request, Response
-from fastapi.responses import HTMLResponse, JSONResponse
+from fastapi.responses import HTMLResponse
 
-from gateway.errors import BadRequest, CallgateError, NotFound, TooLarge, Unauthenticated
+from gateway.admin import PRIVATE, add_admin_route, body_of
 from gateway.policy_desk import Refused
 from gateway.policy_follow import ApplyRefused
 from gateway.policy_life import PolicyLife
 from gateway.policy_render import admin_html
 from gateway.sql import DatabaseError
-from gateway.stores import StoreError
-
-MOST_BYTES = 4096
-_PRIVATE = {
-    "cache-control": "no-store",
-    "content-security-policy": "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'",
-    "x-content-type-options": "nosniff",
-}
-Handler = Callable[[PolicyLife, Request, str], Awaitable[Any]]
 
 
 class ApplyBody(msgspec.Struct, forbid_unknown_fields=True):
@@ -49,7 +33,7 @@ class RollbackBody(msgspec.Struct, forbid_unknown_fields=True):
 
 
 def add_policy_routes(app: FastAPI) -> None:
-    """The routes; ``app.state`` gets ``policies`` (a PolicyLife or None) and ``admin_tokens`` (name to token) when the gateway starts."""
+    """``app.state.policies`` is a PolicyLife, or None, once the gateway runs."""
     for method, path, handler in (
         ("GET", "/admin", page),
         ("GET", "/admin/policies", state),
@@ -59,7 +43,7 @@ def add_policy_routes(app: FastAPI) -> None:
         ("POST", "/admin/policies/{name}/rollback", roll_back),
         ("POST", "/admin/plans/{plan}/approve", approve),
     ):
-        app.add_api_route(path, _route(app, handler, change=method == "POST"), methods=[method], tags=["admin"])
+        add_admin_route(app, method, path, handler, "policies", refused=(Refused, ApplyRefused), away=(DatabaseError,))
 
 
 async def page(life: PolicyLife, request: Request, who: str) -> Response:  # noqa: ARG001
@@ -67,7 +51,7 @@ async def page(life: PolicyLife, request: Request, who: str) -> Response:  # noq
     told = await life.state()
     desk = life.desk()
     latest = [row for name in told["active"] for row in await asyncio.to_thread(desk.history, name)][:20]
-    return HTMLResponse(admin_html(told, sorted(latest, key=lambda row: -row["at"])), headers=_PRIVATE)
+    return HTMLResponse(admin_html(told, sorted(latest, key=lambda row: -row["at"])), headers=PRIVATE)
 
 
 async def state(life: PolicyLife, request: Request, who: str) -> Any:  # noqa: ARG001
@@ -83,91 +67,15 @@ async def plans(life: PolicyLife, request: Request, who: str) -> Any:  # noqa: A
 
 
 async def apply(life: PolicyLife, request: Request, who: str) -> Any:
-    wanted = await _body(request, ApplyBody)
+    wanted = await body_of(request, ApplyBody)
     return await life.desk().apply(request.path_params["name"], wanted.digest, who)
 
 
 async def roll_back(life: PolicyLife, request: Request, who: str) -> Any:
-    wanted = await _body(request, RollbackBody)
+    wanted = await body_of(request, RollbackBody)
     return await life.desk().roll_back(request.path_params["name"], wanted.to, who)
 
 
 async def approve(life: PolicyLife, request: Request, who: str) -> Any:
     plan = await asyncio.to_thread(life.desk().approve, request.path_params["plan"], who)
     return {name: plan[name] for name in ("id", "name", "base", "digest", "by")} | {"approved_by": who}
-
-
-def _route(app: FastAPI, handler: Handler, *, change: bool) -> Callable[[Request], Awaitable[Response]]:
-    log = structlog.get_logger("admin")
-
-    async def answer(request: Request) -> Response:
-        try:
-            who = _who(app.state.admin_tokens, request, bearer_only=change)
-            life: PolicyLife | None = app.state.policies
-            if life is None:
-                raise NotFound("No model here has a policy.")
-            told = await _told(handler(life, request, who))
-        except CallgateError as error:
-            if change:
-                log.warning("admin_refused", path=request.url.path, code=error.code_now)
-            asks = {"www-authenticate": 'Basic realm="callgate"'} if isinstance(error, Unauthenticated) else {}
-            return JSONResponse(error.body(), error.status, headers=_PRIVATE | asks)
-        if change:
-            log.warning("admin_changed", path=request.url.path, by=who)
-        return told if isinstance(told, Response) else JSONResponse(told, headers=_PRIVATE)
-
-    answer.__doc__ = handler.__doc__
-    answer.__name__ = f"admin_{handler.__name__}"
-    return answer
-
-
-class Conflict(CallgateError):
-    status = 409
-    type = "invalid_request_error"
-    code = "refused"
-
-
-class Away(CallgateError):
-    status = 503
-    code = "store_unavailable"
-
-
-async def _told(work: Awaitable[Any]) -> Any:
-    try:
-        return await work
-    except (Refused, ApplyRefused) as error:
-        raise Conflict(f"{error}.") from None
-    except StoreError as error:
-        raise Away(f"Redis is away ({error}).") from None
-    except DatabaseError as error:
-        raise Away(f"{error}.") from None
-
-
-def _who(tokens: Mapping[str, str], request: Request, *, bearer_only: bool) -> str:
-    """The name of the token that was sent. Every token is compared, in constant time. Raises: NotFound, Unauthenticated."""
-    if not tokens:
-        raise NotFound("There is no /admin here; set CALLGATE_ADMIN_TOKEN.")
-    scheme, _, given = request.headers.get("authorization", "").partition(" ")
-    if scheme.lower() == "basic" and not bearer_only:
-        try:
-            given = base64.b64decode(given, validate=True).decode().partition(":")[2]
-        except (binascii.Error, UnicodeDecodeError):
-            given = ""
-    elif scheme.lower() != "bearer":
-        given = ""
-    found = [name for name, token in tokens.items() if hmac.compare_digest(given.encode(), token.encode())]
-    if not found:
-        raise Unauthenticated("Send the admin token as 'Authorization: Bearer ...'.")
-    return found[0]
-
-
-async def _body(request: Request, shape: Any) -> Any:
-    raw = b""
-    async for piece in request.stream():
-        raw += piece
-        if len(raw) > MOST_BYTES:
-            raise TooLarge("The body is over 4096 bytes.")
-    try:
-        return msgspec.json.decode(raw or b"{}", type=shape)
-    except msgspec.DecodeError as error:
-        raise BadRequest(f"{error}.") from None

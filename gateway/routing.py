@@ -51,6 +51,7 @@ class Router:
 
     ``http`` serves deployments with a base URL, ``hosted`` those with a provider string; ``hosted`` may be None when there are none.
     ``retry_share``: retries for each request, at most. ``sleep`` waits between two attempts at one backend.
+    ``shares``: what share of its calls a model's candidate answers now, by the names of both (gateway/rollouts.py); none: not one.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class Router:
         sleep: Callable[[float], object] = asyncio.sleep,
     ) -> None:
         self.routes = routes
+        self.shares: Mapping[tuple[str, str], float] = {}
         self.fleet = Fleet(deployments_of(routes), clock)
         self.shadow = Shadow()
         self._http = http
@@ -247,6 +249,29 @@ class Router:
 
     def _order(self, route: Route, request: ChatRequest) -> list[Deployment]:
         """The deployments of a route as they will be tried; those that are down or cooling come last."""
+        candidate = route.candidate
+        if candidate is not None and (share := self.share(route)) > 0:
+            return self._split(route, candidate, share, request)
+        return self._order_of(route, request)
+
+    def share(self, route: Route) -> float:
+        """Of this model's calls, the share that its candidate answers now."""
+        return self.shares.get((route.model, route.candidate.name), 0.0) if route.candidate is not None else 0.0
+
+    def _split(self, route: Route, candidate: Deployment, share: float, request: ChatRequest) -> list[Deployment]:
+        """Both arms of a rollout, the one that the request is given first, the other one behind it in case that fails."""
+        call_id = request.record.call_id
+        key = f"{candidate.name}/{call_id}".encode() if route.sticky and call_id else None
+        others = self._order_of(route, request)
+        to_candidate = (balance.place(key) if key is not None else self._rng.random()) < share
+        order = [candidate, *others] if to_candidate else [*others, candidate]
+        request.record.assigned = order[0].arm or order[0].name
+        if key is not None:
+            request.record.sticky_to = order[0].name
+        order.sort(key=self._is_down)
+        return order
+
+    def _order_of(self, route: Route, request: ChatRequest) -> list[Deployment]:
         if len(route.deployments) == 1:
             return list(route.deployments)
         call_id = request.record.call_id
@@ -263,15 +288,19 @@ class Router:
         else:
             order = balance.weighted(route.deployments, self._rng)
         # A stable sort: usable ones keep their order before those that are open, cooling or down.
-        order.sort(key=lambda d: not self.fleet[d].usable() or self.fleet[d].breaker.state == "open")
+        order.sort(key=self._is_down)
         return order
+
+    def _is_down(self, deployment: Deployment) -> bool:
+        state = self.fleet[deployment]
+        return not state.usable() or state.breaker.state == "open"
 
     def _load(self, deployment: Deployment) -> float:
         return self.fleet[deployment].load
 
 
 def deployments_of(routes: Mapping[str, Route]) -> Iterable[Deployment]:
-    return [deployment for route in routes.values() for deployment in route.deployments]
+    return [d for route in routes.values() for d in (*route.deployments, route.candidate) if d is not None]
 
 
 def winner_name(

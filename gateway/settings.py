@@ -158,7 +158,7 @@ class Settings(_Strict):
         if self.guard_model.model and self.guard_model.model not in names:
             raise ValueError(f"guard_model: there is no model '{self.guard_model.model}' under models")
         named: dict[str, DeploymentSettings] = {}
-        for deployment in (d for model in self.models for d in model.deployments):
+        for deployment in (d for model in self.models for d in (*model.deployments, model.candidate) if d is not None):
             if named.setdefault(deployment.name, deployment) != deployment:
                 raise ValueError(f"models: '{deployment.name}' names two different deployments; give each its own name")
         loopback = self.server.host in ("127.0.0.1", "::1", "localhost")

@@ -75,7 +75,7 @@ class Health:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A model as callers name it, and everything that happens to a request for it."""
+    """A model as callers name it, and everything that happens to a request for it. ``candidate`` answers by a rollout's share only."""
 
     model: str
     deployments: tuple[Deployment, ...]
@@ -94,6 +94,7 @@ class Route:
     shadow: Deployment | None = None
     shadow_share: float = 1.0
     record_share: float = 0.0
+    candidate: Deployment | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +181,8 @@ class Span:
 class Record:
     """What is remembered of one request: one value, turned into a trace, metrics and a log line off the path.
 
-    ``input`` and ``output`` hold redacted text only; nothing here is ever restored.
+    ``input`` and ``output`` hold redacted text only; nothing here is ever restored. ``assigned``: the arm that a rollout gave the request to,
+    ``arm`` the one that answered; they differ where the first one failed. ``drawn``: traced by chance or the caller's word, not since it failed.
     """
 
     request_id: str
@@ -190,6 +192,7 @@ class Record:
     started_ns: int
     endpoint: str
     sampled: bool = True
+    drawn: bool = True
     call_id: str = ""
     ended_ns: int = 0
     status: int = 0
@@ -203,6 +206,7 @@ class Record:
     attempts: int = 0
     cache: str = ""
     arm: str = ""
+    assigned: str = ""
     sticky_to: str = ""
     moved: bool = False
     fallbacks: list[str] = field(default_factory=list)

@@ -149,3 +149,35 @@ async def test_requests_are_answered_while_the_collector_hangs_or_is_away(
     gate.set()
     server.close()
     await server.wait_closed()
+
+
+async def test_a_stated_share_is_traced_and_what_failed_always(
+    tmp_path: Path, openai_backend: Backend, redis_url: str
+) -> None:
+    async with collector() as (endpoint, got):
+        telemetry = {"otlp_endpoint": endpoint, "flush_s": 0.01, "sample": 0.25}
+        limits = {"requests_per_minute": None, "tokens_per_minute": None}
+        settings = settings_for(tmp_path, openai_backend, redis_url, telemetry=telemetry, limits=limits)
+        async with running(settings) as gateway:
+            for _ in range(200):
+                await gateway.post(
+                    "/v1/chat/completions", {"model": "echo", "messages": [{"role": "user", "content": "x"}]}
+                )
+            for _ in range(3):
+                await gateway.post(
+                    "/v1/chat/completions", {"model": "fail-500", "messages": [{"role": "user", "content": "x"}]}
+                )
+    spans = [
+        {attribute.key: attribute.value.string_value for attribute in span.attributes}
+        for piece in got
+        for resource in ExportTraceServiceRequest.FromString(piece).resource_spans
+        for scope in resource.scope_spans
+        for span in scope.spans
+        if span.name == "llm"
+    ]
+    told = [span.get("callgate.kept", "") for span in spans if span["gen_ai.request.model"] == "echo"]
+    assert 25 <= len(told) <= 80
+    assert set(told) == {""}
+    failed = [span.get("callgate.kept", "") for span in spans if span["gen_ai.request.model"] == "fail-500"]
+    assert len(failed) == 3
+    assert set(failed) <= {"", "not drawn"}
