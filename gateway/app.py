@@ -20,6 +20,7 @@ from starlette.exceptions import HTTPException
 
 from gateway import settings as configuration
 from gateway import shared_configuration
+from gateway.admin.rollouts import RolloutDesk, add_rollout_routes
 from gateway.asgi import HotRoutes
 from gateway.auth import KeyHasher, KeyTable, StoredKey, read_secret
 from gateway.cache import Cache
@@ -33,7 +34,6 @@ from gateway.model_settings import DeploymentSettings, ModelSettings
 from gateway.pipeline import Pipeline
 from gateway.reload import Reloader
 from gateway.request_log import RequestLog
-from gateway.rollout_admin import RolloutDesk, add_rollout_routes
 from gateway.rollouts import RolloutFollower, Rollouts
 from gateway.routing import Backend, Router, deployments_of
 from gateway.settings import Settings, SettingsError
@@ -359,7 +359,7 @@ def _cold_routes(app: FastAPI, *, policies: bool) -> None:
     app.add_api_route("/metrics", metrics, tags=["health"])
     add_rollout_routes(app)
     if policies:  # with SQLAlchemy behind them: half a second of a start that needs none
-        from gateway.policy_admin import add_policy_routes
+        from gateway.admin.policies import add_policy_routes
 
         add_policy_routes(app)
     app.add_exception_handler(HTTPException, failed)

@@ -21,7 +21,7 @@ VENDORS = {
     "prometheus_client": ["gateway/metrics.py"],
     "cryptography": ["gateway/sealing.py"],
     "sqlalchemy": ["gateway/sql.py"],
-    "fastapi": ["gateway/app.py", "gateway/docs.py", "gateway/policy_admin.py"],
+    "fastapi": ["gateway/app.py", "gateway/docs.py", "gateway/admin/"],
     "openai": ["gateway/tour.py"],
     "httpx": ["gateway/tour.py"],
     "presidio_analyzer": ["guardrails/detectors/presidio.py"],

@@ -1,4 +1,4 @@
-"""/admin/rollouts: which candidate answers which share of a model's calls, and moving it. Who may come in is gateway/admin.py's matter."""
+"""/admin/rollouts: which candidate answers which share of a model's calls, and moving it. Who may come in is gateway/admin/door.py's matter."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from fastapi import FastAPI, Request
 
-from gateway.admin import add_admin_route, body_of
+from gateway.admin.door import add_admin_route, body_of
 from gateway.errors import NotFound
 from gateway.rollouts import Rollout, RolloutRefused, Rollouts, Share
 from gateway.routing import Router

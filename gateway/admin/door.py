@@ -2,7 +2,7 @@
 
 Who does something is the token's name, never a word of the request. Reading also takes HTTP Basic, for browsers; changes take the bearer token
 alone, so no page elsewhere can make a browser change anything. Every change is logged, with its name and outcome. What the routes do is in
-policy_admin.py and rollout_admin.py.
+policies.py and rollouts.py beside it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""/admin and /admin/policies: which worker runs which version, and moving the pointer. Who may come in is gateway/admin.py's matter.
+"""/admin and /admin/policies: which worker runs which version, and moving the pointer. Who may come in is gateway/admin/door.py's matter.
 
 It takes digests of versions that the store holds, never files and never code; plans are made with `callgate policy plan`.
 """
@@ -12,7 +12,7 @@ import msgspec
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import HTMLResponse
 
-from gateway.admin import PRIVATE, add_admin_route, body_of
+from gateway.admin.door import PRIVATE, add_admin_route, body_of
 from gateway.policy_desk import Refused
 from gateway.policy_follow import ApplyRefused
 from gateway.policy_life import PolicyLife

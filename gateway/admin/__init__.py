@@ -1,0 +1,1 @@
+"""The routes of /admin, and who may come in."""
