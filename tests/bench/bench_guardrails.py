@@ -15,7 +15,6 @@ import random
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +32,7 @@ from guardrails.types import Segment
 from guardrails.verdict import Outcome, Stage, Verdict
 from serving.embedding.minilm import EmbeddingBatcher, MiniLM
 from tests.bench import bench_policy, guardrails_peers
-from tests.bench.guardrails_golden import golden
+from tests.bench.guardrails_golden import golden, watching
 
 ROOT = Path(__file__).parents[2]
 POLICY = ROOT / "guardrails" / "policies" / "call-centre"
@@ -112,10 +111,7 @@ async def measure(folder: Path) -> Figures:
     """All figures that the folder and the policy have something for."""
     embedder = EmbeddingBatcher(MiniLM(1))
     policy = load_policy(POLICY)
-    watching = {
-        name: rail.model_copy(update={"mode": "monitor"}) for name, rail in policy.rails.items() if rail.mode != "off"
-    }
-    rails = Rails(replace(policy, rails=watching), embedder.embed, timed=False)
+    rails = Rails(watching(policy), embedder.embed, timed=False)
     await rails.start()
     judge = Judge(rails, embedder)
     figures: Figures = {}
@@ -123,7 +119,7 @@ async def measure(folder: Path) -> Figures:
         begun = time.monotonic()
         figures |= await part(judge, folder)
         print(f"{part.__name__}: {time.monotonic() - begun:.0f} s", file=sys.stderr, flush=True)
-    figures |= await golden(policy, rails)
+    figures |= await golden(policy, rails, folder)
     await rails.aclose()
     figures |= await cost(folder, embedder)
     await embedder.aclose()
