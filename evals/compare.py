@@ -39,6 +39,10 @@ class _Pair:
     baseline: float | None
     human: float  # candidate minus baseline by people; NaN where either side has no label
 
+    @property
+    def complete(self) -> bool:
+        return self.candidate is not None and self.baseline is not None
+
     def difference(self, candidate_if_missing: float, baseline_if_missing: float) -> float:
         candidate = candidate_if_missing if self.candidate is None else self.candidate
         baseline = baseline_if_missing if self.baseline is None else self.baseline
@@ -72,14 +76,14 @@ def slices(evidence: Evidence, metric: MetricPlan) -> dict[str, Difference]:
     pairs: dict[str, list[_Pair]] = {}
     place = {case.id: case.slice for case in evidence.cases}
     for sample_id, pair in _pairs(evidence, metric, {}):
-        if pair.candidate is not None and pair.baseline is not None:
+        if pair.complete:
             pairs.setdefault(place[sample_id], []).append(pair)
     return {name: _difference(group, 0.0, 0.0, corrected=False) for name, group in sorted(pairs.items())}
 
 
 def _compare(evidence: Evidence, metric: MetricPlan, trust: Trust, labels: Labels) -> Comparison:
     pairs = [pair for _, pair in _pairs(evidence, metric, labels)]
-    both = [pair for pair in pairs if pair.candidate is not None and pair.baseline is not None]
+    both = [pair for pair in pairs if pair.complete]
     corrected = trust.standing is Standing.CALIBRATED
     labelled = {pair.conversation for pair in both if math.isfinite(pair.human)}
     if corrected and len(labelled) < evidence.limits.min_conversations:
@@ -130,8 +134,10 @@ def _anytime(pairs: list[_Pair], margin: float, evidence: Evidence, *, corrected
     if corrected:
         human = np.array([fmean(pair.human for pair in group) for group in groups.values()])
         seen = np.isfinite(human)
-        share = max(float(seen.mean()), 1e-9) if seen.size else 1.0
-        worst, best = (one + np.where(seen, human - one, 0.0) / share for one in (worst, best))
+        complete = np.array([all(pair.complete for pair in group) for group in groups.values()])
+        # Labels speak for the conversations that were judged; the others keep the worst and the best that was taken for them.
+        share = max(float((seen & complete).sum()) / max(1, complete.sum()), 1e-9)
+        worst, best = (one + np.where(seen, human - one, 0.0) / np.where(complete, share, 1.0) for one in (worst, best))
     sequence = asymptotic_sequence if corrected else betting_sequence
     few = len(order) < (FIRST_LOOK if corrected else 1)
     return AnyTime(
@@ -145,10 +151,12 @@ def _anytime(pairs: list[_Pair], margin: float, evidence: Evidence, *, corrected
 
 
 def _difference(pairs: list[_Pair], candidate: float, baseline: float, *, corrected: bool) -> Difference:
-    differences = [pair.difference(candidate, baseline) for pair in pairs]
+    """Pairs that lack a score with what is given for the missing side."""
+    differences = np.array([pair.difference(candidate, baseline) for pair in pairs])
     conversations = [pair.conversation for pair in pairs]
     if corrected:
-        return ppi_difference(differences, [pair.human for pair in pairs], conversations)
+        judged = np.where([pair.complete for pair in pairs], differences, np.nan)
+        return ppi_difference(judged, [pair.human for pair in pairs], conversations, assumed=differences)
     return paired_difference(differences, conversations)
 
 

@@ -18,11 +18,15 @@ from evals.statistics.differences import (
     clustered_error,
     degrees_of_freedom,
     effective_cases,
+    effective_conversations,
     group,
+    imbalance,
     interval,
     skewness,
 )
 from evals.types import Difference
+
+Flags = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +43,13 @@ def ppi_difference(
     human: Sequence[float] | Array,
     conversations: Sequence[str],
     *,
+    assumed: Sequence[float] | Array | None = None,
     span: float = 1.0,
 ) -> Difference:
     """Mean of the human value over all pairs, from a judge who saw all and people who saw some (`human` NaN elsewhere).
+
+    Where the judge is NaN, `assumed` is the value taken for the pair (the worst or the best there is) and counts in full: labels speak for the
+    pairs that were judged, and a judge who is given little weight must not take the missing ones with him.
 
     Given paired differences on both sides, this is the corrected difference: a judge who favours one side is corrected
     for exactly that, because people saw both sides of a labelled pair. The estimate is
@@ -49,33 +57,45 @@ def ppi_difference(
     PPI++ (Angelopoulos, Duchi, Zrnic 2023, arXiv:2311.01453, sections 2 and 6). The variance is clustered: the
     influence of a conversation is summed over its labelled and unlabelled pairs, so a conversation may hold both. The
     degrees of freedom are those of the labelled conversations, which carry the doubt, less one for lambda. Raises ValueError for a NaN from
-    the judge or no label.
+    the judge without an assumed value, or no label.
     """
     predictions = np.asarray(judge, dtype=np.float64)
     truth = np.asarray(human, dtype=np.float64)
     if not predictions.size == truth.size == len(conversations):
         raise ValueError("judge, human and conversations must be of one length")
-    if not np.isfinite(predictions).all():
+    judged = np.isfinite(predictions)
+    taken = np.full(truth.shape, np.nan) if assumed is None else np.where(np.isfinite(truth), truth, assumed)
+    if not np.isfinite(taken[~judged]).all():
         raise ValueError("a judge's value is NaN or infinite: leave out what is not scored, do not pass it on")
-    labelled = np.isfinite(truth)
-    labels = int(labelled.sum())
-    if labels == 0:
-        raise ValueError("no pair has a human label: nothing can be corrected")
+    labelled = judged & np.isfinite(truth)
+    if not labelled.any():
+        raise ValueError("no judged pair has a human label: nothing can be corrected")
     groups, count = group(conversations)
-    human_mean, judge_mean, judge_labelled = truth[labelled].mean(), predictions.mean(), predictions[labelled].mean()
-    fixed = _totals(groups[labelled], (truth[labelled] - human_mean) / labels, count)
-    moving = _totals(groups, (predictions - judge_mean) / predictions.size, count)
-    moving -= _totals(groups[labelled], (predictions[labelled] - judge_labelled) / labels, count)
-    weight = _least_variance(fixed, moving)
-    estimate = float(weight * judge_mean + human_mean - weight * judge_labelled)
+    corrected, influences = _corrected(predictions, truth, judged, labelled, groups, count)
+    values = np.where(judged, corrected, taken)
+    estimate = float(values.mean())
+    influences = influences * judged.mean() + _totals(groups, (values - estimate) / values.size, count)
+    influences *= imbalance(groups[labelled], count)
     labelled_conversations = int(np.unique(groups[labelled]).size)
-    influences = fixed + weight * moving
     effective = effective_cases(truth[labelled], groups[labelled], labelled_conversations)
     error = clustered_error(influences, labelled_conversations, effective, span)
+    freedom = degrees_of_freedom(influences, effective_conversations(groups[labelled]) - 2)
     return Difference(
-        estimate, error, degrees_of_freedom(influences, labelled_conversations - 2), int(predictions.size), count,
-        skewness(influences, error, labelled_conversations),
-    )  # fmt: skip
+        estimate, error, freedom, int(predictions.size), count, skewness(influences, error, labelled_conversations)
+    )
+
+
+def _corrected(
+    predictions: Array, truth: Array, judged: Flags, labelled: Flags, groups: npt.NDArray[np.int64], count: int
+) -> tuple[float, Array]:
+    """The corrected mean over the judged pairs, and the influence of each conversation on it."""
+    judge_mean, judge_labelled = predictions[judged].mean(), predictions[labelled].mean()
+    human_mean, labels = truth[labelled].mean(), labelled.sum()
+    fixed = _totals(groups[labelled], (truth[labelled] - human_mean) / labels, count)
+    moving = _totals(groups[judged], (predictions[judged] - judge_mean) / judged.sum(), count)
+    moving -= _totals(groups[labelled], (predictions[labelled] - judge_labelled) / labels, count)
+    weight = _least_variance(fixed, moving)
+    return float(weight * judge_mean + human_mean - weight * judge_labelled), fixed + weight * moving
 
 
 def _totals(groups: npt.NDArray[np.int64], values: Array, count: int) -> Array:

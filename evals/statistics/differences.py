@@ -36,9 +36,9 @@ def paired_difference(
     """Mean of `differences` (candidate minus baseline, one a pair) with the error of a cluster-robust mean.
 
     `span` is the largest possible absolute difference. The standard error is the linearised one over conversations
-    with the jackknife's correction, G/(G-1) on the error itself (CR3; Liang and Zeger 1986, Bell and McCaffrey 2002; for evals: Miller, "Adding Error Bars to Evals", 2024, section
-    2.2), and at least RULE_OF_THREE * span / effective cases. Read with Student's t on at most G - 1 degrees of freedom, corrected for skewness.
-    Raises ValueError for NaN or for inputs of different length.
+    with the jackknife's correction, G/(G-1) on the error itself and more for a long conversation (see imbalance; CR3; Liang and Zeger 1986, Bell and McCaffrey 2002; for evals: Miller, "Adding Error Bars to Evals", 2024, section
+    2.2), and at least RULE_OF_THREE * span / effective cases. Read with Student's t on at most effective conversations - 1 degrees of freedom,
+    corrected for skewness. Raises ValueError for NaN or for inputs of different length.
     """
     values = np.asarray(differences, dtype=np.float64)
     if values.size != len(conversations):
@@ -50,8 +50,9 @@ def paired_difference(
     groups, count = group(conversations)
     estimate = float(values.mean())
     totals = np.bincount(groups, weights=values - estimate, minlength=count) / values.size
+    totals *= imbalance(groups, count)
     error = clustered_error(totals, count, effective_cases(values, groups, count), span)
-    freedom = degrees_of_freedom(totals, count - 1)
+    freedom = degrees_of_freedom(totals, effective_conversations(groups) - 1)
     return Difference(estimate, error, freedom, int(values.size), count, skewness(totals, error, count))
 
 
@@ -63,6 +64,25 @@ def clustered_error(influences: Array, conversations: int, effective: float, spa
         return span
     deviation = RESERVE * float(np.sqrt(np.square(influences).sum())) * conversations / (conversations - 1)
     return max(deviation, RULE_OF_THREE * span / effective)
+
+
+def imbalance(groups: npt.NDArray[np.int64], conversations: int) -> Array:
+    """By how much a conversation with share h of the cases moves the estimate more than one of average length, (1 - 1/G) / (1 - h) and
+    at least 1: what leaving it out would show. `groups` are those of the cases that carry the doubt; 1 where all are of one length.
+    """
+    sizes = np.bincount(groups, minlength=conversations)
+    filled = int(np.count_nonzero(sizes))
+    share = np.minimum(sizes / max(1, groups.size), 1 - 1e-9)
+    return np.asarray(np.maximum(1.0, (1 - 1 / max(1, filled)) / (1 - share)), dtype=np.float64)
+
+
+def effective_conversations(groups: npt.NDArray[np.int64]) -> float:
+    """Conversations of one length that would be worth as much: (sum of sizes)^2 / sum of their squares (Carter, Schnepel and
+    Steigerwald, Rev. Econ. Stat. 2017;99:698-709). Without it twenty conversations of which one in five holds ten cases instead of one, and
+    loses more often, were promoted 11.6 % of the time at alpha 5 % (2026-11-27; losses only, so the most lopsided case; now 5.7 %).
+    """
+    sizes = np.bincount(groups).astype(np.float64)
+    return float(np.square(sizes.sum()) / max(1.0, np.square(sizes).sum()))
 
 
 def effective_cases(values: Array, groups: npt.NDArray[np.int64], conversations: int) -> float:
@@ -86,7 +106,7 @@ def skewness(influences: Array, error: float, conversations: int) -> float:
     return unbiased * float(np.power(influences, 3).sum()) / error**3
 
 
-def degrees_of_freedom(influences: Array, most: int) -> float:
+def degrees_of_freedom(influences: Array, most: float) -> float:
     """Those of the variance estimate, 2 n / (kurtosis - 1) by Satterthwaite (Biometrics 1946;2:110-4): a variance that a few
     conversations carry is less known than their number says. Between half of `most` and `most`, below which the skewness has
     said the same already.

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from scipy import stats
 
-from evals.statistics.differences import RULE_OF_THREE
+from evals.statistics.differences import RESERVE, RULE_OF_THREE
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +43,13 @@ class Design:
 
 def standard_error(design: Design, conversations: float, difference: float) -> float:
     """Of the mean paired difference. Design effect 1 + (m - 1) icc (Kish 1965); PPI++ variance (1 - r^2 (1 - f)) /
-    f.
+    f; at least what the gate takes for labelled cases over their design effect.
     """
     variance = max(design.discordance - difference**2, 0.0)
     per_conversation = (1 + (design.cases_per_conversation - 1) * design.icc) / design.cases_per_conversation
     judge = (1 - design.judge_correlation**2 * (1 - design.labelled_share)) / design.labelled_share
-    labelled = conversations * min(1.0, design.labelled_share * design.cases_per_conversation)
-    return max(math.sqrt(variance * per_conversation * judge / conversations), RULE_OF_THREE / labelled)
+    effective = conversations * design.labelled_share / per_conversation
+    return max(RESERVE * math.sqrt(variance * per_conversation * judge / conversations), RULE_OF_THREE / effective)
 
 
 def power_at(design: Design, conversations: float, *, distance: float, difference: float = 0.0) -> float:
@@ -64,8 +64,15 @@ def conversations_needed(
     """Fewest conversations for the wanted power to show 'not worse by `margin`' if the truth is `difference`.
 
     For 'better', pass margin 0 and a positive difference. None where the truth lies on the wrong side, or beyond
-    `most`.
+    `most`. Raises ValueError for a margin below 0, or a difference that so few discordant pairs cannot have.
     """
+    if not 0 <= margin <= 1:
+        raise ValueError(f"margin is a share from 0 to 1 (.05: five points worse is still accepted), not {margin:g}")
+    if abs(difference) > design.discordance:
+        raise ValueError(
+            f"a difference of {difference:g} needs at least that share of cases on which the two differ; "
+            f"discordance is {design.discordance:g}"
+        )
     distance = margin + difference
     if distance <= 0:
         return None

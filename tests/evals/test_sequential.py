@@ -18,6 +18,7 @@ from evals.evidence import Case, Evidence
 from evals.habits import habits
 from evals.launch import launch
 from evals.report import build_report, verify
+from evals.statistics.sequential import asymptotic_sequence
 from evals.types import PromoteWhen, Score, Standing, Verdict
 from tests.evals.tiny import Served, options, write_suite
 
@@ -103,3 +104,28 @@ def test_a_judge_that_labels_correct_is_read_by_the_sequence_without_bounds(suit
     early = build_report(few, load_labels(path)).comparisons[0].anytime
     assert early is not None
     assert (early.low, early.high, early.p_worse) == (-1.0, 1.0, 1.0)  # its limit theorem needs thirty
+
+
+def test_labels_do_not_speak_for_conversations_that_were_never_judged(suite: Path, served: Served) -> None:
+    """People are stricter with the candidate than its judge; where there was no answer to judge, the best case stays the best case."""
+    evidence = many(launch(options(suite, served)).evidence, 120, 0.0)
+    names = [case.id for case in evidence.cases]
+    silent, failed = set(names[::6]), set(names[1::5])
+    scores = [
+        replace(s, value=None, reason="timeout") if s.setting == "bad" and s.sample_id in silent
+        else replace(s, value=float(s.setting == "bad" or s.sample_id not in names[::2]))
+        for s in evidence.scores
+    ]  # fmt: skip
+    people = {
+        ("helpful", s.sample_id, s.setting, 0): s.value == 1.0 and not (s.setting == "bad" and s.sample_id in failed)
+        for s in scores
+        if s.sample_id not in silent
+    }
+    evidence = replace(evidence, scores=tuple(scores), limits=replace(evidence.limits, max_not_scored=0.5))
+    (one,) = build_report(evidence, people).comparisons
+    assert one.trust.standing is Standing.CALIBRATED
+    assert one.anytime is not None
+    order = sorted(names, key=lambda name: look_order(evidence.dataset_digest, name))
+    other = {name: float(name not in names[::2]) for name in names}
+    truth = np.array([(1.0 if name in silent else float(name not in failed)) - other[name] for name in order])
+    assert one.anytime.high == pytest.approx(asymptotic_sequence(truth, evidence.limits.alpha).high[-1])

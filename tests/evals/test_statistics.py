@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -15,8 +16,10 @@ from evals.statistics.corrections import ppi_difference, ppi_mean, rogan_gladen
 from evals.statistics.differences import (
     bootstrap_interval,
     effective_cases,
+    effective_conversations,
     group,
     holm,
+    imbalance,
     interval,
     one_sided,
     one_sided_inverse,
@@ -136,6 +139,35 @@ def test_nan_is_refused_and_not_averaged() -> None:
         ppi_difference([float("nan")], [1.0], ["a"])
 
 
+def lopsided(random: np.random.Generator) -> tuple[list[float], list[str]]:
+    """Twenty conversations, one in five of ten cases and the others of one; long ones lose more often. The mean is -.54 / 2.8."""
+    losses, names = [], []
+    for number in range(20):
+        size, rate = (10, 0.25) if random.random() < 0.2 else (1, 0.05)
+        shared = 2 * rate * (random.random() < 0.5)
+        losses += [-float(lost) for lost in random.random(size) < shared]
+        names += [str(number)] * size
+    return losses, names
+
+
+def test_a_few_long_conversations_among_short_ones_do_not_promise_more_than_they_know() -> None:
+    """Plain G/(G-1) and G - 1 degrees of freedom promoted 11.6 % here."""
+    random, wrong = np.random.default_rng(3), 0
+    for _ in range(1500):
+        wrong += interval(paired_difference(*lopsided(random)), 0.05)[0] > -0.54 / 2.8
+    assert wrong / 1500 <= 0.075
+
+
+@given(differences)
+def test_conversations_of_one_length_are_each_worth_one(rows: list[tuple[float, int]]) -> None:
+    groups, count = group([str(g) for g in sorted({g for _, g in rows}) for _ in range(3)])
+    assert imbalance(groups, count) == pytest.approx(1.0)
+    assert effective_conversations(groups) == pytest.approx(count)
+    uneven, count = group([str(g) for _, g in rows])
+    assert 1 - 1e-9 <= effective_conversations(uneven) <= count + 1e-9
+    assert (imbalance(uneven, count) >= 1).all()
+
+
 def test_one_conversation_gives_no_interval() -> None:
     assert interval(paired_difference([0.1, 0.2], ["a", "a"]), 0.05) == (-1.0, 1.0)
     assert p_above(paired_difference([], []), -0.5) == 1.0
@@ -185,6 +217,42 @@ def test_a_good_judge_makes_the_interval_of_few_labels_narrower() -> None:
     with_judge = ppi_difference(truth, human, names)
     labels_alone = paired_difference(truth[::4], names[::4])
     assert with_judge.standard_error < 0.8 * labels_alone.standard_error
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 9), st.sampled_from([-1.0, 0.0, 1.0]), st.booleans()), min_size=3, max_size=40
+    ).filter(lambda rows: sum(judged for _, _, judged in rows) >= 1)
+)
+def test_where_people_saw_all_that_was_judged_the_rest_counts_as_it_is_assumed(
+    rows: list[tuple[int, float, bool]],
+) -> None:
+    names = [str(name) for name, _, _ in rows]
+    human = [value if judged else math.nan for _, value, judged in rows]
+    judge = [0.5 if judged else math.nan for _, _, judged in rows]
+    corrected = ppi_difference(judge, human, names, assumed=[-1.0] * len(rows))
+    plain = paired_difference([value if judged else -1.0 for _, value, judged in rows], names)
+    assert corrected.estimate == pytest.approx(plain.estimate)
+    assert (corrected.pairs, corrected.conversations) == (plain.pairs, plain.conversations)
+
+
+@pytest.mark.parametrize("worth", [1.0, 0.5, 0.1])
+def test_what_a_judge_could_not_score_is_held_against_the_candidate_whatever_the_judge_is_worth(worth: float) -> None:
+    """One answer in twelve never came, and those are all failures: exactly on the margin. Taken along with the weight of a judge
+    who is worth little, they were forgiven and 13 to 22 % promoted."""
+    random, wrong, size = np.random.default_rng(1), 0, 200
+    names = [str(n) for n in range(size)]
+    for _ in range(500):
+        truth, base = random.random((2, size)) < 0.8
+        heard = random.random((2, size)) < worth
+        guessed = random.random((2, size)) < 0.8
+        judge = np.where(heard[0], truth, guessed[0]) * 1.0 - np.where(heard[1], base, guessed[1])
+        missing = random.random(size) < 1 / 12
+        human = np.where((random.random(size) < 0.4) & ~missing, truth * 1.0 - base, np.nan)
+        assumed = 0.0 - np.where(heard[1], base, guessed[1])
+        found = ppi_difference(np.where(missing, np.nan, judge), human, names, assumed=assumed)
+        wrong += interval(found, 0.05)[0] > -0.8 / 12
+    assert clopper_pearson(wrong, 500, 0.01).low <= 0.05
 
 
 def test_corrected_means_cover() -> None:
@@ -278,6 +346,33 @@ def test_the_planned_number_of_conversations_has_the_planned_power() -> None:
     assert promoted / 500 == pytest.approx(0.8, abs=0.06)
     found = detectable_difference(design, needed)
     assert found == pytest.approx(0.1, abs=0.002)
+
+
+@pytest.mark.parametrize(
+    ("discordance", "cases", "icc"), [(0.2, 4, 0.0), (0.05, 4, 0.0), (0.1, 4, 0.3), (0.02, 8, 0.1)]
+)
+def test_several_cases_a_conversation_are_planned_for_what_they_are_worth(
+    discordance: float, cases: int, icc: float
+) -> None:
+    """The rule of three counted conversations, so rare differences were planned at three times the calls they need."""
+    needed = conversations_needed(Design(discordance, cases_per_conversation=cases, icc=icc), margin=0.05)
+    assert needed is not None
+    random, shares, promoted = np.random.default_rng(23), [discordance / 2, 1 - discordance, discordance / 2], 0
+    names = [str(n) for n in np.repeat(np.arange(needed), cases)]
+    for _ in range(300):
+        own = random.choice([-1.0, 0, 1], (needed, cases), p=shares)
+        shared = random.choice([-1.0, 0, 1], (needed, 1), p=shares)
+        values = np.where(random.random(own.shape) < np.sqrt(icc), shared, own)
+        promoted += interval(paired_difference(values.ravel(), names), 0.05)[0] > -0.05
+    assert 0.65 <= promoted / 300 <= 0.9
+
+
+@pytest.mark.parametrize(
+    ("margin", "difference", "fault"), [(-1.0, 0.0, "margin"), (0.05, 0.9, "discordance"), (2.0, 0.0, "margin")]
+)
+def test_a_plan_for_what_cannot_be_is_refused(margin: float, difference: float, fault: str) -> None:
+    with pytest.raises(ValueError, match=fault):
+        conversations_needed(Design(discordance=0.2), margin=margin, difference=difference)
 
 
 @given(st.integers(10, 2000), st.floats(0.01, 0.5), st.floats(0.0, 0.4))
