@@ -12,12 +12,12 @@ from statistics import fmean
 
 import numpy as np
 
-from evals.calibrate import Calibration, Labels
+from evals.calibrate import Calibration, Human
 from evals.digests import digest
 from evals.drift import changed_trust
 from evals.evidence import Evidence, MetricPlan
 from evals.statistics.corrections import ppi_difference
-from evals.statistics.differences import paired_difference
+from evals.statistics.differences import bootstrap_interval, paired_difference
 from evals.statistics.sequential import (
     FIRST_LOOK,
     asymptotic_p,
@@ -50,7 +50,7 @@ class _Pair:
 
 
 def compare(
-    evidence: Evidence, *, labels: Labels | None = None, calibrations: Sequence[Calibration] = ()
+    evidence: Evidence, *, labels: Human | None = None, calibrations: Sequence[Calibration] = ()
 ) -> tuple[Comparison, ...]:
     """One Comparison a metric, in the order of the suite.
 
@@ -81,7 +81,19 @@ def slices(evidence: Evidence, metric: MetricPlan) -> dict[str, Difference]:
     return {name: _difference(group, 0.0, 0.0, corrected=False) for name, group in sorted(pairs.items())}
 
 
-def _compare(evidence: Evidence, metric: MetricPlan, trust: Trust, labels: Labels) -> Comparison:
+def resampled(evidence: Evidence, metric: MetricPlan) -> tuple[float, float]:
+    """Bootstrap bounds of the uncorrected difference, for reading beside the closed form; the same for the same evidence."""
+    pairs = [pair for _, pair in _pairs(evidence, metric, {}) if pair.complete]
+    seed = int(digest([evidence.dataset_digest, metric.name])[-16:], 16)
+    return bootstrap_interval(
+        [pair.difference(0.0, 0.0) for pair in pairs],
+        [pair.conversation for pair in pairs],
+        evidence.limits.alpha,
+        np.random.default_rng(seed),
+    )
+
+
+def _compare(evidence: Evidence, metric: MetricPlan, trust: Trust, labels: Human) -> Comparison:
     pairs = [pair for _, pair in _pairs(evidence, metric, labels)]
     both = [pair for pair in pairs if pair.complete]
     corrected = trust.standing is Standing.CALIBRATED
@@ -160,7 +172,7 @@ def _difference(pairs: list[_Pair], candidate: float, baseline: float, *, correc
     return paired_difference(differences, conversations)
 
 
-def _pairs(evidence: Evidence, metric: MetricPlan, labels: Labels) -> list[tuple[str, _Pair]]:
+def _pairs(evidence: Evidence, metric: MetricPlan, labels: Human) -> list[tuple[str, _Pair]]:
     """Every sample and repeat to which the metric applies, sorted, so that shards add up to the same sums."""
     scores: Mapping[tuple[str, str, int], Score] = {
         (score.sample_id, score.setting, score.repeat): score

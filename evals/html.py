@@ -8,11 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from html import escape
 
-from evals.compare import slices
+from evals.compare import resampled, slices
 from evals.habits import habits
 from evals.judges.personal_data import redact
 from evals.plots import Bar, forest, reliability
 from evals.report import Report
+from evals.statistics.corrections import CorrectedMean
+from evals.statistics.differences import interval
 from evals.types import Answer, Score
 
 WORST = 8
@@ -57,7 +59,8 @@ def _forest(report: Report) -> str:
 
 def _metrics(report: Report) -> str:
     rows = []
-    for c, d in zip(report.comparisons, report.gate.decisions, strict=True):
+    shown = zip(report.evidence.metrics, report.comparisons, report.gate.decisions, strict=True)
+    for metric, c, d in shown:
         says = "information" if d.informational else d.verdict.value if c.trust.may_decide else c.trust.standing.value
         missing = f"{c.not_scored_candidate} / {c.not_scored_baseline} of {c.applicable}"
         best = f"{c.worst.estimate:+.3f} to {c.best.estimate:+.3f}"
@@ -66,24 +69,43 @@ def _metrics(report: Report) -> str:
                 c.metric,
                 _share(c.candidate_mean),
                 _share(c.baseline_mean),
+                f"{c.scored.estimate:+.3f}" if c.scored.pairs else "-",
                 f"{d.low:+.3f} to {d.high:+.3f}",
+                "{:+.3f} to {:+.3f}".format(*resampled(report.evidence, metric)),
                 missing,
                 best,
                 says,
                 d.reason,
             )
         )
-    heads = ("metric", "candidate", "baseline", "interval", "not scored", "if they were worst to best", "says", "why")
+    heads = (
+        "metric",
+        "candidate",
+        "baseline",
+        "difference",
+        "interval",
+        "bootstrap, as judged",
+        "not scored",
+        "if they were worst to best",
+        "says",
+        "why",
+    )
     return _table(heads, rows)
 
 
 def _slices(report: Report) -> str:
     rows = [
-        (metric.name, name, str(found.pairs), f"{found.estimate:+.3f}", f"{found.standard_error:.3f}")
+        (
+            metric.name,
+            name,
+            str(found.pairs),
+            f"{found.estimate:+.3f}",
+            "{:+.3f} to {:+.3f}".format(*interval(found, report.gate.limits.alpha)),
+        )
         for metric in report.evidence.metrics
         for name, found in slices(report.evidence, metric).items()
     ]
-    return _table(("metric", "slice", "pairs", "difference", "standard error"), rows) if rows else "<p>None.</p>"
+    return _table(("metric", "slice", "pairs", "difference", "interval"), rows) if rows else "<p>None.</p>"
 
 
 def _judges(report: Report) -> Iterator[str]:
@@ -96,6 +118,23 @@ def _judges(report: Report) -> Iterator[str]:
     ]
     yield _table(("metric", "judge", "standing", "why", "labels that would decide"), rows)
     yield _list(tuple(habits(report.evidence)))
+    rates = [(c.metric, rate) for c in report.calibrations for rate in c.pass_rates if rate.labels]
+    if rates:
+        yield "<p>Share of the answers that pass, as judged and as the labels of people correct it:</p>"
+        yield _table(
+            ("metric", "setting", "as judged", "PPI++", "Rogan-Gladen", "labels"),
+            [
+                (
+                    m,
+                    r.setting,
+                    _share(r.judged),
+                    _bounded(r.ppi),
+                    _bounded(r.rogan_gladen),
+                    f"{r.labels} of {r.answers}",
+                )
+                for m, r in rates
+            ],
+        )
     for calibration in report.calibrations:
         if calibration.agreement is not None:
             a = calibration.agreement
@@ -162,6 +201,10 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], kind: str = "") 
 
 def _list(lines: tuple[str, ...]) -> str:
     return "<ul>" + "".join(f"<li>{escape(line)}</li>" for line in lines) + "</ul>"
+
+
+def _bounded(rate: CorrectedMean | None) -> str:
+    return "-" if rate is None else f"{rate.estimate:.3f} ({rate.low:.3f} to {rate.high:.3f})"
 
 
 def _share(value: float | None) -> str:

@@ -16,7 +16,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from evals.attack import Flips, load_attacks, measure_flips
-from evals.calibrate import Labels, load_labels
+from evals.calibrate import Labels, answer_digest, load_labels
 from evals.drift import AnchorScores, save_lock
 from evals.errors import SuiteError
 from evals.evidence import Evidence, save_evidence
@@ -256,9 +256,11 @@ def ask_for_labels(report: Report, suite: str, phoenix_url: str) -> Iterator[str
 def read_labels(report: Report, phoenix_url: str, path: Path) -> Iterator[str]:
     """The labels that people gave to the queued answers, as a file for --labels."""
     phoenix, lines = Phoenix(phoenix_url), []
+    texts = {(a.sample_id, a.setting, a.repeat): answer_digest(a) for a in report.evidence.answers}
     for metric, labels in needed(report):
         for (name, sample, setting, repeat), human in phoenix.labels(report, choose(report, metric, labels)).items():
             row = {"metric": name, "sample_id": sample, "setting": setting, "repeat": repeat, "human": human}
+            row["answer"] = texts[sample, setting, repeat]
             lines.append(json.dumps(row))
     path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
     yield f"{len(lines)} labels in {path}"

@@ -60,6 +60,11 @@ def _notes(report: Report) -> list[str]:
     ]
     notes += habits(report.evidence)
     notes += [
+        f"{c.metric}: {c.unmatched} labels fit no scored answer of this run (another text, an unknown case, or not scored)"
+        for c in report.calibrations
+        if c.unmatched
+    ]
+    notes += [
         f"{usage.setting}: {usage.prompt_tokens} + {usage.completion_tokens} tokens{_dollars(usage)}, median "
         f"{usage.median_latency_ms:.0f} ms, {usage.errors} without an answer"
         for usage in report.usage
@@ -86,8 +91,6 @@ def to_markdown(report: Report) -> str:
     for comparison, decision in zip(report.comparisons, gate.decisions, strict=True):
         lines.append("| " + " | ".join(_plain(cell) for cell in _row(comparison, decision)) + " |")
     lines += [
-        "",
-        "\\* for information only",
         "",
         *(f"- {_plain(note)}" for note in _notes(report)),
         "",

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import msgspec
 
-from evals.calibrate import Calibration, Labels, calibrate
+from evals.calibrate import Calibration, Labels, calibrate, human_of
 from evals.compare import compare
 from evals.digests import canonical, digest
 from evals.errors import RecordError
@@ -53,7 +53,7 @@ class Report:
 def build_report(evidence: Evidence, labels: Labels | None = None) -> Report:
     """Everything that follows from the evidence and the labels; the same input gives the same digest."""
     calibrations: Sequence[Calibration] = calibrate(evidence, labels) if labels else ()
-    comparisons = compare(evidence, labels=labels, calibrations=calibrations)
+    comparisons = compare(evidence, labels=human_of(evidence, labels or {}), calibrations=calibrations)
     gate = decide(comparisons, evidence.limits)
     usage = tuple(_usage(evidence, setting.name) for setting in (evidence.candidate, evidence.baseline))
     report = Report(
@@ -61,7 +61,9 @@ def build_report(evidence: Evidence, labels: Labels | None = None) -> Report:
         evidence_digest=evidence.digest(),
         comparisons=comparisons,
         calibrations=tuple(calibrations),
-        labels_digest=digest(sorted([*key, human] for key, human in labels.items())) if labels else None,
+        labels_digest=digest(sorted([*key, label.human, label.answer or ""] for key, label in labels.items()))
+        if labels
+        else None,
         gate=gate,
         usage=usage,
     )

@@ -21,9 +21,11 @@ from typer.exceptions import TyperException
 
 if TYPE_CHECKING:
     from evals.attack import Flips
-    from evals.calibrate import Calibration
+    from evals.calibrate import Calibration, PassRate
     from evals.report import Report
     from evals.run import Progress
+    from evals.statistics.agreement import Bounded
+    from evals.statistics.corrections import CorrectedMean
 
 EXIT_BROKEN = 3
 Machine = Annotated[bool, typer.Option("--json", help="One JSON document on standard output, nothing else.")]
@@ -88,8 +90,32 @@ def exit_code(verdict: str) -> int:
 def describe(calibration: Calibration) -> str:
     trust = calibration.trust
     more = f"; about {trust.labels_needed} labels would decide" if trust.labels_needed else ""
-    unmatched = f"; {calibration.unmatched} labels fit no scored answer" if calibration.unmatched else ""
-    return f"{calibration.metric}: {trust.standing.value}: {trust.reason}{more}{unmatched}"
+    lines = [f"{calibration.metric}: {trust.standing.value}: {trust.reason}{more}"]
+    if calibration.unmatched:
+        lines.append(
+            f"{calibration.unmatched} labels fit no scored answer of this run: another text, an unknown case, or not scored"
+        )
+    agreement = calibration.agreement
+    if agreement is not None:
+        figures = {
+            "balanced accuracy": agreement.balanced_accuracy,
+            "sensitivity": agreement.sensitivity,
+            "specificity": agreement.specificity,
+        }
+        lines.append(", ".join(f"{name} {_bounded(figure)}" for name, figure in figures.items()))
+    lines += [describe_rate(rate) for rate in calibration.pass_rates if rate.labels]
+    return "\n  ".join(lines)
+
+
+def describe_rate(rate: PassRate) -> str:
+    """The share of the answers of one setting that pass, as judged and as corrected by its labels."""
+    gladen = f"{_bounded(rate.rogan_gladen)} (Rogan-Gladen)" if rate.rogan_gladen else "Rogan-Gladen cannot be had"
+    ppi = f"{_bounded(rate.ppi)} (PPI++)" if rate.ppi else "PPI++ cannot be had"
+    return f"{rate.setting} passes: {rate.judged:.2f} as judged; corrected by {rate.labels} of {rate.answers} labelled {ppi}, {gladen}"
+
+
+def _bounded(figure: Bounded | CorrectedMean) -> str:
+    return f"{figure.estimate:.2f} [{figure.low:.2f}, {figure.high:.2f}]"
 
 
 def describe_flips(flips: Flips) -> str:

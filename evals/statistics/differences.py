@@ -190,8 +190,10 @@ def bootstrap_interval(
         return -1.0, 1.0
     totals = np.bincount(groups, weights=values, minlength=count)
     sizes = np.bincount(groups, minlength=count).astype(np.float64)
-    picks = random.multinomial(count, np.full(count, 1 / count), size=resamples)
-    means = (picks @ totals) / (picks @ sizes)
+    means, at_once = np.empty(resamples), max(1, 1_000_000 // count)  # 8 MB of places at a time
+    for first in range(0, resamples, at_once):
+        picks = random.integers(count, size=(min(at_once, resamples - first), count))
+        means[first : first + at_once] = totals[picks].sum(axis=1) / sizes[picks].sum(axis=1)
     low, high = np.quantile(means, [alpha, 1 - alpha])
     return float(low), float(high)
 

@@ -18,11 +18,12 @@ from aiohttp import web
 from rich.console import Console
 from typer.testing import CliRunner
 
-from evals.calibrate import calibrate, load_labels
+from evals.calibrate import answer_digest, calibrate, load_labels
 from evals.cli import app
-from evals.compare import slices
+from evals.compare import resampled, slices
 from evals.errors import LabelsError, RecordError, SuiteError
 from evals.evidence import Evidence, load_evidence, merge, save_evidence
+from evals.html import to_html
 from evals.launch import launch
 from evals.render import to_junit, to_markdown, to_terminal
 from evals.report import Report, build_report, load_report, save_report, sign, verify
@@ -161,9 +162,64 @@ def test_a_judge_earns_its_vote_by_labels_and_loses_it_by_labels(suite: Path, se
     assert few.trust.labels_needed == 20
 
 
+def test_labels_give_agreement_and_pass_rates_corrected_two_ways(suite: Path, served: Served) -> None:
+    """The judge passes all brief replies; people fail every fifth of them, and pass no rambling one."""
+    report = launch(options(suite, served, candidate="good", baseline="bad"))
+    people = [
+        json.dumps({"metric": "helpful", "sample_id": s.sample_id, "setting": s.setting, "human": human})
+        for s in report.evidence.scores
+        if s.metric == "helpful" and int(s.sample_id[1:]) < 30
+        for human in [s.value == 1.0 and int(s.sample_id[1:]) % 5 > 0]
+    ]
+    path = suite / "labels.jsonl"
+    path.write_text("\n".join(people))
+    labels = load_labels(path)
+    (found,) = calibrate(report.evidence, labels)
+    good, bad = found.pass_rates
+    assert (good.setting, good.judged, good.answers, good.labels) == ("good", 1.0, 40, 30)
+    assert good.ppi is not None
+    assert good.ppi.estimate == pytest.approx(0.8)
+    assert good.rogan_gladen is None  # specificity on this side is 0: a judge at chance
+    assert bad.ppi is not None
+    assert bad.ppi.estimate == 0.0
+    told = invoke("calibrate", suite / "out" / "report.json", path)
+    for figure in (
+        "kappa 0.80",
+        "balanced accuracy 0.92",
+        "sensitivity 1.00",
+        "specificity 0.83",
+        "good passes: 1.00 as judged",
+    ):
+        assert figure in told.output
+    assert "corrected by 30 of 40 labelled 0.80 [" in told.output
+    page = to_html(build_report(report.evidence, labels))
+    assert "as the labels of people correct it" in page
+    machine = json.loads(invoke("calibrate", suite / "out" / "report.json", path, "--json").stdout)
+    assert machine[0]["pass_rates"][0]["ppi"]["estimate"] == pytest.approx(0.8)
+
+
+def test_a_label_that_was_given_for_another_text_is_not_used_and_counted(suite: Path, served: Served) -> None:
+    report = launch(options(suite, served))
+    texts = {(a.sample_id, a.setting): answer_digest(a) for a in report.evidence.answers}
+    rows = [
+        {"metric": "helpful", "sample_id": s.sample_id, "setting": s.setting, "human": s.value == 1.0, "answer": texts[s.sample_id, s.setting]}
+        for s in report.evidence.scores
+        if s.metric == "helpful"
+    ]  # fmt: skip
+    path = suite / "labels.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert build_report(report.evidence, load_labels(path)).comparisons[1].trust.standing is Standing.CALIBRATED
+    served.answer = lambda body: completion(good(body) if "response_format" in body else good(body) + " indeed")
+    later = launch(options(suite, served, labels=path))
+    assert later.comparisons[1].trust.standing is Standing.UNCALIBRATED
+    assert later.calibrations[0].unmatched == 80
+    assert "80 labels fit no scored answer" in to_markdown(later)
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
+        ('{"metric": "m", "sample_id": "a", "setting": "s", "human": true, "answer": "fine"}', "answer"),
         ("", "no label"),
         ('{"metric": "m"}', "sample_id"),
         ('{"metric": "m", "sample_id": "a", "setting": "s", "human": "yes"}', "human"),
@@ -187,6 +243,12 @@ def test_reports_read_well_and_show_no_answer(suite: Path, served: Served) -> No
     tree = ElementTree.fromstring(junit)  # noqa: S314  written a line above
     assert (tree.get("tests"), tree.get("failures"), tree.get("skipped")) == ("3", "2", "1")
     assert "word word" not in markdown + junit
+    assert "\\*" not in markdown
+    page = to_html(report)
+    assert "<td>-1.000</td>" in page
+    low, high = resampled(report.evidence, report.evidence.metrics[0])
+    assert (low, high) == (-1.0, -1.0)
+    assert f"{low:+.3f} to {high:+.3f}" in page
     console = Console(width=80, record=True, file=io.StringIO())
     console.print(to_terminal(report))
     assert "…" not in console.export_text()

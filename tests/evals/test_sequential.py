@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from evals.calibrate import load_labels
+from evals.calibrate import Label, load_labels
 from evals.cli import app
 from evals.compare import look_order
 from evals.errors import SuiteError
@@ -117,7 +117,9 @@ def test_labels_do_not_speak_for_conversations_that_were_never_judged(suite: Pat
         for s in evidence.scores
     ]  # fmt: skip
     people = {
-        ("helpful", s.sample_id, s.setting, 0): s.value == 1.0 and not (s.setting == "bad" and s.sample_id in failed)
+        ("helpful", s.sample_id, s.setting, 0): Label(
+            s.value == 1.0 and not (s.setting == "bad" and s.sample_id in failed)
+        )
         for s in scores
         if s.sample_id not in silent
     }

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from evals.calibrate import load_labels
+from evals.calibrate import human_of, load_labels
 from evals.errors import EvalError
 from evals.evidence import Evidence, MetricPlan, case_of
 from evals.launch import ask_for_labels, read_labels, record
@@ -204,7 +204,8 @@ def test_phoenix_has_spans_annotations_and_gives_peoples_labels_back(
     path = tmp_path / "labels.jsonl"
     assert list(read_labels(report, phoenix, path)) == [f"3 labels in {path}"]
     labels = load_labels(path)
-    assert [labels["helpful", one.sample_id, one.setting, 0] for one in wanted[:3]] == [True, False, True]
+    assert [labels["helpful", one.sample_id, one.setting, 0].human for one in wanted[:3]] == [True, False, True]
+    assert len(human_of(report.evidence, labels)) == 3
     client.spans.add_span_annotation(
         span_id=span_id(report, wanted[0].sample_id, wanted[0].setting, 0, queue_project(report)), annotation_name="helpful",
         annotator_kind="HUMAN", label="so-so", sync=True,
