@@ -71,6 +71,14 @@ def compare(
     )
 
 
+def rectifier(evidence: Evidence, metric: MetricPlan, labels: Human) -> Difference:
+    """What people add to the judge's difference, over the pairs of which they judged both sides: 0 for a judge that favours neither."""
+    pairs = [pair for _, pair in _pairs(evidence, metric, labels)]
+    both = [pair for pair in pairs if pair.complete and math.isfinite(pair.human)]
+    values = [pair.human - pair.difference(0.0, 0.0) for pair in both]
+    return paired_difference(values, [pair.conversation for pair in both], span=2.0)
+
+
 def slices(evidence: Evidence, metric: MetricPlan) -> dict[str, Difference]:
     """The uncorrected difference of one metric within every slice that has a scored pair of it; for reading only."""
     pairs: dict[str, list[_Pair]] = {}

@@ -18,7 +18,7 @@ from evals.statistics.differences import interval
 from evals.types import Answer, Score
 
 WORST = 8
-_STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#222}
+STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#222}
 table{border-collapse:collapse;margin:1rem 0}td,th{border:1px solid #ccc;padding:.3rem .6rem;text-align:left;vertical-align:top}
 td.n{text-align:right;font-variant-numeric:tabular-nums}.v{font-size:1.5rem;font-weight:600}.promote{color:#1b7a43}.reject{color:#b3261e}
 .inconclusive{color:#8a5a00}code{font-size:.85em;word-break:break-all}.two td{width:50%;white-space:pre-wrap}small{color:#555}"""
@@ -44,7 +44,7 @@ def to_html(report: Report) -> str:
         "<h2>What was compared</h2>",
         _digests(report),
     ]
-    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{escape(title)}</title><style>{_STYLE}</style>'
+    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{escape(title)}</title><style>{STYLE}</style>'
     return f'<!doctype html><html lang="en"><head>{head}</head><body>{"".join(parts)}</body></html>\n'
 
 

@@ -9,7 +9,7 @@ import asyncio
 import json
 import random
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -186,6 +186,7 @@ class Watching:
     passes: int | None
     out: Path
     api_key: str | None = field(repr=False)
+    arm_shares: Mapping[str, float] = field(default_factory=dict)
 
 
 def watch(watching: Watching, say: Callable[[str], None]) -> None:
@@ -203,7 +204,7 @@ async def _watch(watching: Watching, say: Callable[[str], None]) -> None:
         ) as client:
             online = OnlineJudge(
                 Phoenix(watching.phoenix_url), build_judges(suite.model, client), exact,
-                project=watching.project, share=watching.share,
+                project=watching.project, share=watching.share, arm_shares=watching.arm_shares,
             )  # fmt: skip
             end_s = around.now_s() + 3600  # then a new client, and with it a new budget
             while around.now_s() < end_s and (watching.passes is None or passes < watching.passes):

@@ -2,7 +2,7 @@
 
 A call is sampled by its trace id, so that every process samples the same ones; what was annotated once is not paid for again. Where the budget of an
 hour is spent, calls stay without a score: none becomes a 0 or a 1. Reads redacted text only (the gateway's spans hold nothing else). What a
-rollout reads of it is `LiveScore` by arm, from the annotations' metadata. Opens nothing and knows no clock.
+rollout reads of it (live.py) are those annotations and the arm on their span. Opens nothing and knows no clock.
 """
 
 from __future__ import annotations
@@ -45,17 +45,25 @@ class Spans(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Pass:
-    """What one look did: calls seen and sampled, scores written, scores that could not be had, and whether the budget ended it."""
+    """What one look did: calls seen and sampled, scores written, scores that could not be had, whether the budget ended it, and
+    sampled calls whose question was not traced (`silent`).
+    """
 
     seen: int = 0
     sampled: int = 0
     written: int = 0
     not_scored: int = 0
     out_of_budget: bool = False
+    silent: int = 0
 
     def __str__(self) -> str:
         spent = "; the budget of this hour is spent, what is left stays without a score" if self.out_of_budget else ""
-        return f"{self.seen} calls, {self.sampled} sampled, {self.written} scores written, {self.not_scored} not scored{spent}"
+        silent = (
+            f"; {self.silent} have no text on their span (no policy, or telemetry.record_texts: false)"
+            if self.silent
+            else ""
+        )
+        return f"{self.seen} calls, {self.sampled} sampled, {self.written} scores written, {self.not_scored} not scored{spent}{silent}"
 
 
 def is_sampled(trace_id: str, share: float) -> bool:
@@ -65,7 +73,9 @@ def is_sampled(trace_id: str, share: float) -> bool:
 
 
 class OnlineJudge:
-    """`exact` names the metrics that are computed and not judged. Calls may be seen for `overlap` after they began: long ones arrive late."""
+    """`exact` names the metrics that are computed and not judged. `arm_shares`: another share for the calls that an arm of a rollout answered, by its
+    name. Calls may be seen for `overlap` after they began: long ones arrive late.
+    """
 
     def __init__(
         self,
@@ -75,6 +85,7 @@ class OnlineJudge:
         *,
         project: str,
         share: float,
+        arm_shares: Mapping[str, float] | None = None,
         concurrency: int = 4,
         overlap: timedelta = timedelta(minutes=10),
     ) -> None:
@@ -83,13 +94,14 @@ class OnlineJudge:
         self._exact = exact
         self._project = project
         self._share = share
+        self._arm_shares = arm_shares or {}
         self._concurrency = concurrency
         self._overlap = overlap
 
     async def look(self, since: datetime, limit: int = 1000) -> Pass:
         """One pass over the calls since then. Raises what the server of the spans raises."""
         seen = await asyncio.to_thread(self._spans.calls, self._project, since - self._overlap, limit)
-        sampled = [call for call in seen if is_sampled(call.trace_id, self._share)]
+        sampled = [call for call in seen if is_sampled(call.trace_id, self._share_of(call))]
         known = await asyncio.to_thread(self._spans.judged, self._project, [c.span_id for c in sampled], self._judges)
         waiting = iter(
             [
@@ -118,8 +130,12 @@ class OnlineJudge:
             for _ in range(self._concurrency):
                 group.create_task(worker())
         return Pass(
-            len(seen), len(sampled), counted["written"], counted["not_scored"], out_of_budget=counted["out_of_budget"] > 0
+            len(seen), len(sampled), counted["written"], counted["not_scored"], out_of_budget=counted["out_of_budget"] > 0,
+            silent=sum(not call.messages for call in sampled),
         )  # fmt: skip
+
+    def _share_of(self, call: LiveCall) -> float:
+        return self._arm_shares.get(call.about.get("arm", ""), self._share)
 
 
 def sample_of(call: LiveCall) -> Sample:

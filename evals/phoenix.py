@@ -18,6 +18,7 @@ from evals.errors import EvalError
 from evals.judges.personal_data import redact
 from evals.online import LiveCall
 from evals.report import Report
+from evals.rollout.live import ArmCall
 from evals.types import Answer, Message, Score
 
 PROJECT = "callgate-evals"
@@ -127,6 +128,29 @@ class Phoenix:
             for span in spans
             if span["span_kind"] == "LLM"
         ]
+
+    def arm_calls(self, project: str, model: str, since: datetime, limit: int) -> list[ArmCall]:
+        """The calls of a model since then that a rollout gave to one arm or the other, without their texts."""
+        spans = self._client.spans.get_spans(
+            project_identifier=project, start_time=since, span_kind=["LLM"], attributes={"gen_ai.request.model": model},
+            limit=limit, timeout=30,
+        )  # fmt: skip
+        return [_arm_call(span) for span in spans if span["attributes"].get("callgate.assigned")]
+
+    def notes(
+        self, project: str, spans: Collection[str], metrics: Collection[str]
+    ) -> list[tuple[str, str, float | None]]:
+        """Span, metric and score of what models and checks said of these spans; None: they could not say. People's labels are not among them."""
+        ids, found = list(spans), []
+        for first in range(0, len(ids), 100):
+            notes = self._client.spans.get_span_annotations(
+                span_ids=ids[first : first + 100], project_identifier=project, include_annotation_names=list(metrics)
+            )
+            for note in notes:
+                if note["annotator_kind"] != "HUMAN":
+                    value = (note.get("result") or {}).get("score")
+                    found.append((note["span_id"], note["name"], None if value is None else float(value)))
+        return found
 
     def judged(self, project: str, spans: Collection[str], metrics: Collection[str]) -> set[tuple[str, str]]:
         """Which spans have an annotation of which metric already."""
@@ -302,6 +326,22 @@ def _live_call(span: Mapping[str, Any], contexts: tuple[str, ...]) -> LiveCall:
         prompt_tokens=int(attributes.get("llm.token_count.prompt") or 0),
         completion_tokens=int(attributes.get("llm.token_count.completion") or 0),
         about={name: str(value) for name, value in about.items() if value},
+    )
+
+
+def _arm_call(span: Mapping[str, Any]) -> ArmCall:
+    """The conversation is the call id that the application gave, else the trace."""
+    attributes, context = span["attributes"], span["context"]
+    return ArmCall(
+        span=context["span_id"],
+        trace=context["trace_id"],
+        conversation=str(attributes.get("session.id") or context["trace_id"]),
+        at=datetime.fromisoformat(span["start_time"]),
+        assigned=str(attributes["callgate.assigned"]),
+        arm=str(attributes.get("callgate.arm") or ""),
+        failed=span["status_code"] == "ERROR",
+        blocked=attributes.get("callgate.finish_reason") == "content_filter",
+        drawn=not attributes.get("callgate.kept"),
     )
 
 

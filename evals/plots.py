@@ -5,7 +5,7 @@ Knows numbers and names only; names are escaped. Colours keep their meaning for 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
@@ -89,6 +89,49 @@ def curves(
         parts.append(_text(WIDTH - 154, place + 4, name))
     parts.append(_text((left + WIDTH - 200) / 2, height - 14, across, anchor="middle"))
     return _svg(height, title, parts)
+
+
+def band(
+    rows: Sequence[tuple[float, float, float, float]],
+    *,
+    title: str,
+    across: str,
+    limit: float,
+    marks: Sequence[tuple[str, float]],
+) -> str:
+    """A difference as it became known: (place, estimate, low, high) along the way; `limit` is the margin, `marks` are vertical."""
+    first, last = rows[0][0], rows[-1][0]
+    near = sorted(max(abs(low), abs(high), abs(limit)) for _, _, low, high in rows)
+    reach = 1.1 * near[len(near) // 2]  # the first looks know nothing, and would flatten the rest
+    height, top, bottom, left = 240, 16, 190, 60
+
+    def x(value: float) -> float:
+        return left + (value - first) / ((last - first) or 1.0) * (WIDTH - left - 30)
+
+    def y(value: float) -> float:
+        return (top + bottom) / 2 - max(-reach, min(reach, value)) / reach * (bottom - top) / 2
+
+    edge = [(at, low) for at, _, low, _ in rows] + [(at, high) for at, _, _, high in reversed(rows)]
+    parts = [f'<polygon points="{_points(edge, x, y)}" fill="#c9dbee"/>']
+    for tick in (-reach, 0.0, reach):
+        parts += [
+            _line(left, y(tick), WIDTH - 30, y(tick), LIGHT, 1),
+            _text(left - 8, y(tick) + 4, f"{tick:+.2f}", anchor="end"),
+        ]
+    parts.append(_line(left, y(limit), WIDTH - 30, y(limit), ORANGE, 2, "3 2"))
+    for name, place in marks:
+        parts += [_line(x(place), top, x(place), bottom, GREY, 1, "2 3"), _text(x(place) + 3, top + 8, name, size=11)]
+    middle = _points([(at, estimate) for at, estimate, _, _ in rows], x, y)
+    parts.append(f'<polyline points="{middle}" fill="none" stroke="{BLUE}" stroke-width="2"/>')
+    parts += [
+        _text(x(place), bottom + 18, f"{place:.0f}", anchor="middle") for place in (first, (first + last) / 2, last)
+    ]
+    parts.append(_text((left + WIDTH - 30) / 2, height - 10, across, anchor="middle"))
+    return _svg(height, title, parts)
+
+
+def _points(line: Sequence[tuple[float, float]], x: Callable[[float], float], y: Callable[[float], float]) -> str:
+    return " ".join(f"{x(a):.1f},{y(b):.1f}" for a, b in line)
 
 
 def reliability(rows: Mapping[str, tuple[float, float, float]], *, title: str, limit: float | None = None) -> str:

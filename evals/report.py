@@ -61,9 +61,7 @@ def build_report(evidence: Evidence, labels: Labels | None = None) -> Report:
         evidence_digest=evidence.digest(),
         comparisons=comparisons,
         calibrations=tuple(calibrations),
-        labels_digest=digest(sorted([*key, label.human, label.answer or ""] for key, label in labels.items()))
-        if labels
-        else None,
+        labels_digest=labels_digest(labels) if labels else None,
         gate=gate,
         usage=usage,
     )
@@ -83,6 +81,10 @@ def report_digest(report: Report) -> str:
             }
         )
     )
+
+
+def labels_digest(labels: Labels) -> str:
+    return digest(sorted([*key, label.human, label.answer or ""] for key, label in labels.items()))
 
 
 def sign(report: Report, key: bytes) -> Report:

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
 EXIT_BROKEN = 3
 Machine = Annotated[bool, typer.Option("--json", help="One JSON document on standard output, nothing else.")]
+ArmShares = Annotated[
+    list[str] | None, typer.Option("--arm-share", help="Another share for one arm of a rollout, for instance canary=1.")
+]
 ReportFile = Annotated[Path, typer.Argument(help="A report.json of a run.")]
 
 
@@ -127,6 +130,17 @@ def describe_flips(flips: Flips) -> str:
 
 def print_json(value: Any) -> None:
     sys.stdout.write(json.dumps(value, indent=1, default=str) + "\n")
+
+
+def arm_shares(texts: list[str] | None) -> dict[str, float]:
+    """ARM=SHARE, each. Raises ValueError naming what is no such thing."""
+    found = {}
+    for text in texts or ():
+        arm, _, share = text.partition("=")
+        if not arm or not share.replace(".", "", 1).isdigit() or not 0 <= float(share) <= 1:
+            raise ValueError(f"--arm-share is ARM=SHARE with a share from 0 to 1, for instance canary=1, not {text!r}")
+        found[arm] = float(share)
+    return found
 
 
 @contextlib.contextmanager

@@ -1,7 +1,7 @@
 """The share of a model's calls that its candidate answers: one value a model in Redis, under a lease, which every worker follows.
 
 A share that nobody renews ends by itself, and the champion answers every call again; workers count the lease down on their own clock, so that
-this also holds while Redis is away. It knows nothing of why a share grows or falls (evals/rollout.py decides that).
+this also holds while Redis is away. It knows nothing of why a share grows or falls (evals/rollout/run.py decides that).
 """
 
 from __future__ import annotations

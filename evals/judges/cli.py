@@ -11,7 +11,17 @@ from typing import Annotated
 
 import typer
 
-from evals.terminal import Machine, ReportFile, UsageIs3, broken_is_3, describe, describe_flips, print_json
+from evals.terminal import (
+    ArmShares,
+    Machine,
+    ReportFile,
+    UsageIs3,
+    arm_shares,
+    broken_is_3,
+    describe,
+    describe_flips,
+    print_json,
+)
 
 app = typer.Typer(cls=UsageIs3)
 OUT = Path(".callgate/evals")
@@ -107,6 +117,7 @@ def watch(
     phoenix: Annotated[str, typer.Option(help="The Phoenix server that has the traces.")] = "http://127.0.0.1:6006",
     project: Annotated[str, typer.Option(help="Its project.")] = "callgate",
     share: Annotated[float, typer.Option(min=0, max=1, help="Share of the calls that is judged.")] = 0.05,
+    arm_share: ArmShares = None,
     judge_url: JudgeUrl = HERE,
     every_s: Annotated[float, typer.Option(min=1, help="Seconds between two looks.")] = 30,
     since_minutes: Annotated[float, typer.Option(min=0, help="Also the calls of so many minutes before now.")] = 0,
@@ -121,9 +132,11 @@ def watch(
     from evals.launch import Watching
     from evals.launch import watch as look
 
+    with broken_is_3():
+        shares = arm_shares(arm_share)
     watching = Watching(
         suite, judge_url, phoenix, project, share, every_s, timedelta(minutes=since_minutes), 1 if once else None, OUT,
-        os.environ.get("CALLGATE_API_KEY"),
+        os.environ.get("CALLGATE_API_KEY"), shares,
     )  # fmt: skip
     with broken_is_3():
         look(watching, typer.echo)

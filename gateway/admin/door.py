@@ -71,7 +71,7 @@ def add_admin_route(
                 log.warning("admin_refused", path=request.url.path, code=error.code_now)
             asks = {"www-authenticate": 'Basic realm="callgate"'} if isinstance(error, Unauthenticated) else {}
             return JSONResponse(error.body(), error.status, headers=PRIVATE | asks)
-        if change:
+        if change and not getattr(request.state, "changed_nothing", False):
             log.warning("admin_changed", path=request.url.path, by=who)
         return told if isinstance(told, Response) else JSONResponse(told, headers=PRIVATE)
 

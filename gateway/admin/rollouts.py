@@ -84,6 +84,7 @@ async def move(desk: RolloutDesk, request: Request, who: str) -> Any:
     kept = (await desk.rollouts.read([rollout.model])).get(rollout.model)
     rollout = msgspec.structs.replace(rollout, report=kept.report if kept else "")
     await desk.rollouts.move(rollout, wanted.lease_s)
+    request.state.changed_nothing = kept is not None and kept.share == wanted.share  # a lease renewed, twice a minute
     return msgspec.to_builtins(rollout)
 
 

@@ -114,3 +114,17 @@ def test_a_phoenix_that_is_away_costs_a_line_and_a_judge_that_is_away_the_comman
     away = CliRunner().invoke(app, [*command, served.url])
     assert (away.exit_code, "phoenix: not read (" in away.output) == (0, True), away.output
     assert CliRunner().invoke(app, [*command, "http://127.0.0.1:9/v1"]).exit_code == 3
+
+
+async def test_an_arm_may_have_a_share_of_its_own_and_calls_without_text_are_told(
+    kept: Kept, suite: Path, double: Double, make_client: ClientFactory
+) -> None:
+    double.script = lambda body, number: completion('{"reason": "r", "verdict": "yes"}')
+    others = [LiveCall(f"u{n}", f"o{n}", NOW, (Message("user", "q"),), "fine", about={"arm": "old"}) for n in range(20)]
+    kept.live = [*kept.live, *others, LiveCall("v", "mute", NOW, (), "", about={"arm": "canary"})]
+    judges = build_judges(load_suite(suite).model, make_client())
+    online = OnlineJudge(kept, judges, (), project="p", share=0.0, arm_shares={"canary": 1.0})
+    done = await online.look(NOW)
+    assert (done.sampled, done.silent) == (21, 1)
+    assert {span for span, _ in kept.notes} <= {f"s{n}" for n in range(20)} | {"mute"}
+    assert str(done).endswith("; 1 have no text on their span (no policy, or telemetry.record_texts: false)")

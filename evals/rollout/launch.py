@@ -1,0 +1,148 @@
+"""Puts a rollout on its feet: verifies the report, opens gateway and Phoenix, gives it real time, and writes down every look.
+
+The only file that opens anything for a rollout, so it also closes it. Decides nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from evals.calibrate import load_labels
+from evals.errors import EvalError
+from evals.online import is_sampled
+from evals.phoenix import Phoenix
+from evals.report import load_report, verify
+from evals.rollout.admin import Admin
+from evals.rollout.live import ANSWERED, PASSED, ArmCall, LiveScore
+from evals.rollout.page import page
+from evals.rollout.run import Ending, Rollout, RolloutPlan, metrics_of
+from evals.target import open_session
+
+MOST_CALLS = 20_000  # of one look
+LATE = timedelta(minutes=1)  # spans arrive in batches, and not in order
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutOptions:
+    """What the command line says. `share` and `arm_shares`: of the calls, those that a watch judges."""
+
+    plan: RolloutPlan
+    report: Path
+    labels: Path | None
+    url: str
+    phoenix_url: str
+    project: str
+    out: Path
+    token: str = field(repr=False)
+    signing_key: bytes | None = field(repr=False)
+    share: float = 1.0
+    arm_shares: Mapping[str, float] = field(default_factory=dict)
+
+
+class RealClock:
+    def now(self) -> datetime:
+        return datetime.now(UTC)
+
+    async def pause(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+
+class PhoenixTraffic:
+    """Scores as Phoenix holds them. Only new spans are read at each look; those that may be judged yet are asked about again for a while."""
+
+    def __init__(self, phoenix: Phoenix, options: RolloutOptions, arm: str, metrics: Sequence[str]) -> None:
+        self._phoenix = phoenix
+        self._options = options
+        self._arm = arm
+        self._metrics = metrics
+        self._newest: datetime | None = None
+        self._waiting: dict[str, ArmCall] = {}
+
+    async def scores(self, since: datetime) -> Sequence[LiveScore]:
+        return await asyncio.to_thread(self._scores, since)
+
+    def _scores(self, since: datetime) -> Sequence[LiveScore]:
+        options = self._options
+        begin = max(since, self._newest - LATE) if self._newest else since
+        calls = self._phoenix.arm_calls(options.project, options.plan.model, begin, MOST_CALLS)
+        self._newest = max((call.at for call in calls), default=self._newest)
+        found = [score for call in calls for score in call.operational(self._arm)]
+        self._waiting |= {call.span: call for call in calls if is_sampled(call.trace, self._share_of(call))}
+        for span, metric, value in self._phoenix.notes(options.project, list(self._waiting), self._metrics):
+            found.append(self._waiting[span].judged(metric, value, self._arm))
+        oldest = (self._newest or since) - options.plan.blind
+        self._waiting = {span: call for span, call in self._waiting.items() if call.at > oldest}
+        return found
+
+    def _share_of(self, call: ArmCall) -> float:
+        return self._options.arm_shares.get(call.arm, self._options.share)
+
+
+def launch_rollout(options: RolloutOptions, say: Callable[[str], None]) -> Ending:
+    """Runs to the end; `say` hears a line a look. Raises EvalError where it cannot start."""
+    return asyncio.run(_launch(options, say))
+
+
+async def _launch(options: RolloutOptions, say: Callable[[str], None]) -> Ending:
+    plan, report = options.plan, load_report(options.report)
+    verify(report, options.signing_key)
+    labels = load_labels(options.labels) if options.labels else None
+    metrics = metrics_of(report, labels, plan.operational_margin)
+    options.out.mkdir(parents=True, exist_ok=True)
+    looks: list[dict[str, Any]] = []
+    async with open_session(2) as session:
+        admin, clock = Admin(options.url, session, options.token), RealClock()
+        arm = await _arm(admin, plan.model)
+        judged = [metric.name for metric in metrics if metric.name not in (ANSWERED, PASSED)]
+        traffic = PhoenixTraffic(Phoenix(options.phoenix_url), options, arm, judged)
+        with (options.out / "rollout.jsonl").open("a", encoding="utf-8") as log:
+
+            def hear(told: Mapping[str, Any]) -> None:
+                look = {"at": clock.now().isoformat(timespec="seconds"), "model": plan.model, "run": plan.owner, **told}
+                looks.append(look)
+                log.write(json.dumps(_finite(look)) + "\n")
+                log.flush()
+                say(line_of(look))
+
+            ending = await Rollout(plan, metrics, admin, traffic, clock, hear).run(report.digest)
+            hear({"action": ending.outcome.value, "share": ending.share, "reasons": list(ending.reasons)})
+    (options.out / "rollout.html").write_text(page(plan, ending, looks), encoding="utf-8")
+    return ending
+
+
+async def _arm(admin: Admin, model: str) -> str:
+    """The candidate's name for itself on spans. Raises EvalError where the model has no candidate."""
+    found = {one["model"]: one for one in await admin.rollouts()}
+    if model not in found:
+        raise EvalError(
+            f"the gateway's model {model!r} has no candidate; those that have one: {', '.join(found) or 'none'}"
+        )
+    return str(found[model]["arm"])
+
+
+def line_of(look: Mapping[str, Any]) -> str:
+    """One look, for people."""
+    numbers = ", ".join(
+        f"{one['metric']} {one['estimate']:+.3f} [{one['low']:+.2f}, {one['high']:+.2f}] of {one['candidate']}:{one['baseline']}"
+        for one in look.get("metrics", ())
+    )
+    share = f"{look['share']:.0%} " if "share" in look else ""
+    return f"{look['at'][11:19]} {share}{look['action']}: {'; '.join(look['reasons'])}" + (
+        f" | {numbers}" if numbers else ""
+    )
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN: a mean of nothing is null."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {name: _finite(one) for name, one in value.items()}
+    return [_finite(one) for one in value] if isinstance(value, (list, tuple)) else value

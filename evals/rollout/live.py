@@ -1,0 +1,243 @@
+"""Two arms of live traffic beside each other, looked at as often as one likes: what has been shown, and the next step of a rollout. Pure.
+
+A conversation counts once, when it is over. As conversations end they are paired: one of the arm that has fewer with the mean of those of the other
+arm since the last pair. So both sides of a pair are of the same hour, a day that gets harder moves neither side against the other, and the
+share may change meanwhile. Pairs are never changed again, so the p values (betting, see statistics/sequential.py) hold at every look.
+
+A judge that favours one arm is corrected by the labels of the gate's report: `LiveMetric.shift` bounds what people would add to the judged difference.
+That this is on live traffic as it was on the suite is assumed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from enum import StrEnum
+from statistics import fmean
+
+import numpy as np
+
+from evals.statistics.differences import holm
+from evals.statistics.sequential import betting_p, betting_sequence
+
+ANSWERED, PASSED = "answered", "passed"
+"""Computed of every call: the arm that a call was given to answered it itself; its answer was not stopped by an output rail."""
+
+NOT_BELOW = 0.999  # a bound beyond the range of a difference can neither be shown nor refuted
+
+
+@dataclass(frozen=True, slots=True)
+class LiveScore:
+    """What one metric says of one call, 0 to 1; None: it could not be had. `candidate` is the arm, `at` when the call began."""
+
+    span: str
+    conversation: str
+    metric: str
+    candidate: bool
+    value: float | None
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class ArmCall:
+    """A call as its span tells it: the arm that a rollout gave it to (`assigned`), the one that answered (`arm`; another where the first one failed),
+    and whether an output rail stopped the answer. `drawn`: not traced only because it failed.
+    """
+
+    span: str
+    trace: str
+    conversation: str
+    at: datetime
+    assigned: str
+    arm: str
+    failed: bool
+    blocked: bool
+    drawn: bool
+
+    def operational(self, candidate_arm: str) -> Iterator[LiveScore]:
+        """ANSWERED, of the arm that it was given to; PASSED, where that arm answered."""
+        answered = not self.failed and self.arm == self.assigned
+        values = {ANSWERED: answered} | ({PASSED: not self.blocked} if answered else {})
+        for name, value in values.items() if self.drawn else ():
+            yield LiveScore(self.span, self.conversation, name, self.assigned == candidate_arm, float(value), self.at)
+
+    def judged(self, metric: str, value: float | None, candidate_arm: str) -> LiveScore:
+        """Of the arm that answered."""
+        return LiveScore(self.span, self.conversation, metric, self.arm == candidate_arm, value, self.at)
+
+
+@dataclass(frozen=True, slots=True)
+class LiveMetric:
+    """`shift`: what people add to the judged difference at least and at most, each at half of alpha; None for what is computed and not judged."""
+
+    name: str
+    margin: float
+    decides: bool = True
+    shift: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """One metric so far: conversations of each arm (`at_stage`: the candidate's since this share began), pairs, means as judged, the corrected
+    difference with bounds at alpha each, and p values that hold however often one looks.
+    """
+
+    metric: LiveMetric
+    candidate: int
+    baseline: int
+    at_stage: int
+    pairs: int
+    candidate_mean: float
+    baseline_mean: float
+    estimate: float
+    low: float
+    high: float
+    p_worse: float
+    p_not_worse: float
+
+
+class Action(StrEnum):
+    HOLD = "hold"
+    ADVANCE = "advance"
+    PROMOTE = "promote"
+    ROLL_BACK = "roll back"
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    action: Action
+    reasons: tuple[str, ...]
+
+
+def decide(shown: Sequence[Shown], *, alpha: float, min_conversations: int, last: bool) -> Step:
+    """The next step at this share.
+
+    Roll back: one metric is shown to be worse by more than its margin; any one will do, so Holm applies. Advance: enough conversations of the candidate
+    ended at this share, and none of the estimates is beyond its margin. Promote, at the last share alone: every metric is shown not to
+    be worse by its margin; all claims must hold at once, so no correction is due.
+    """
+    deciding = [one for one in shown if one.metric.decides]
+    if not deciding:
+        return Step(Action.HOLD, ("no metric decides",))
+    adjusted = holm([one.p_worse for one in deciding])
+    worse = tuple(
+        f"{one.metric.name}: worse by more than {one.metric.margin:g} ({one.estimate:+.3f} [{one.low:+.3f}, {one.high:+.3f}], p {p:.2g} after Holm)"
+        for one, p in zip(deciding, adjusted, strict=True)
+        if p <= alpha
+    )
+    if worse:
+        return Step(Action.ROLL_BACK, worse)
+    few = [one for one in deciding if one.at_stage < min_conversations]
+    if few:
+        told = (f"{one.metric.name}: {one.at_stage} of {min_conversations} conversations at this share" for one in few)
+        return Step(Action.HOLD, tuple(told))
+    low = [one for one in deciding if one.estimate < -one.metric.margin]
+    if low:
+        return Step(
+            Action.HOLD, tuple(f"{one.metric.name}: looks worse ({one.estimate:+.3f}), not shown" for one in low)
+        )
+    if not last:
+        return Step(
+            Action.ADVANCE, tuple(f"{one.metric.name}: {one.estimate:+.3f}, not shown worse" for one in deciding)
+        )
+    open_ = [one for one in deciding if one.p_not_worse > alpha]
+    if open_:
+        told = (
+            f"{one.metric.name}: not yet shown to be at most {one.metric.margin:g} worse (lower bound {one.low:+.3f})"
+            for one in open_
+        )
+        return Step(Action.HOLD, tuple(told))
+    return Step(
+        Action.PROMOTE,
+        tuple(f"{one.metric.name}: not worse by {one.metric.margin:g} (p {one.p_not_worse:.2g})" for one in deciding),
+    )
+
+
+@dataclass(slots=True)
+class _Series:
+    """One metric: conversations that are going on, and the pairs of those that ended, read as worst and as best where a score is missing."""
+
+    going: dict[tuple[str, bool], list[LiveScore]] = field(default_factory=dict)
+    ended: set[tuple[str, bool]] = field(default_factory=set)
+    waiting: dict[bool, list[tuple[float, float]]] = field(default_factory=lambda: {True: [], False: []})
+    pairs: list[tuple[float, float]] = field(default_factory=list)
+    means: dict[bool, list[float]] = field(default_factory=lambda: {True: [], False: []})
+    count: dict[bool, int] = field(default_factory=lambda: {True: 0, False: 0})
+    began: list[datetime] = field(default_factory=list)
+
+    def end(self, conversation: str, candidate: bool) -> None:
+        calls = self.going.pop((conversation, candidate))
+        self.ended.add((conversation, candidate))
+        self.count[candidate] += 1
+        known = [call.value for call in calls if call.value is not None]
+        if known:
+            self.means[candidate].append(fmean(known))
+        if candidate:
+            self.began.append(min(call.at for call in calls))
+        against, in_favour = (0.0, 1.0) if candidate else (1.0, 0.0)
+        worst, best = (
+            fmean(gap if call.value is None else call.value for call in calls) for gap in (against, in_favour)
+        )
+        self.waiting[candidate].append((worst, best))
+        if all(self.waiting.values()):
+            mine, theirs = self.waiting[True], self.waiting[False]
+            self.pairs.append(tuple(fmean(m[i] for m in mine) - fmean(t[i] for t in theirs) for i in (0, 1)))  # type: ignore[arg-type]
+            self.waiting = {True: [], False: []}
+
+
+class Arms:
+    """All that is known of both arms. A conversation is over when none of its calls began in the last `settle`."""
+
+    def __init__(self, metrics: Sequence[LiveMetric], settle: timedelta) -> None:
+        self._metrics = metrics
+        self._settle = settle
+        self._series = {metric.name: _Series() for metric in metrics}
+        self._seen: set[tuple[str, str]] = set()
+
+    def take(self, scores: Iterable[LiveScore], now: datetime) -> None:
+        """Scores in any order, again and again; what comes after its conversation was over is left out."""
+        for score in scores:
+            series = self._series.get(score.metric)
+            if series is None or (score.span, score.metric) in self._seen:
+                continue
+            self._seen.add((score.span, score.metric))
+            if (score.conversation, score.candidate) not in series.ended:
+                series.going.setdefault((score.conversation, score.candidate), []).append(score)
+        for series in self._series.values():
+            over = [
+                (max(call.at for call in calls), conversation, candidate)
+                for (conversation, candidate), calls in series.going.items()
+                if max(call.at for call in calls) + self._settle <= now
+            ]
+            for _, conversation, candidate in sorted(over):
+                series.end(conversation, candidate)
+
+    def look(self, alpha: float, stage_began: datetime) -> tuple[Shown, ...]:
+        return tuple(_shown(metric, self._series[metric.name], alpha, stage_began) for metric in self._metrics)
+
+
+def _shown(metric: LiveMetric, series: _Series, alpha: float, stage_began: datetime) -> Shown:
+    """Where there is a shift its bounds took half of alpha, so the pairs have the other half and their p values count twice."""
+    worst, best = (np.array([pair[i] for pair in series.pairs], dtype=np.float64) for i in (0, 1))
+    least, most = metric.shift or (0.0, 0.0)
+    level, twice = (alpha, 1) if metric.shift is None else (alpha / 2, 2)
+    p_worse = betting_p(best, _within(-metric.margin - most), level, above=False)
+    p_not_worse = betting_p(worst, _within(-metric.margin - least), level, above=True)
+    low, high = -1.0, 1.0
+    if series.pairs:
+        low = max(low, float(betting_sequence(worst, level).low[-1]) + least)
+        high = min(high, float(betting_sequence(best, level).high[-1]) + most)
+    middle = float((worst.mean() + best.mean()) / 2) + (least + most) / 2 if series.pairs else 0.0
+    return Shown(
+        metric, series.count[True], series.count[False], sum(at >= stage_began for at in series.began), len(series.pairs),
+        _mean(series.means[True]), _mean(series.means[False]), middle, low, high, min(1.0, twice * p_worse), min(1.0, twice * p_not_worse),
+    )  # fmt: skip
+
+
+def _within(bound: float) -> float:
+    return min(NOT_BELOW, max(-NOT_BELOW, bound))
+
+
+def _mean(values: Sequence[float]) -> float:
+    return fmean(values) if values else float("nan")

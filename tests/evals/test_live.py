@@ -1,0 +1,148 @@
+"""Two arms of live traffic: what may be concluded at any look, with known truth; and what the pairs leave out."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from evals.rollout.live import Action, Arms, LiveMetric, LiveScore, Shown, decide
+from evals.statistics.agreement import clopper_pearson
+
+START = datetime(2026, 11, 27, 8, tzinfo=UTC)
+MINUTE = timedelta(minutes=1)
+QUALITY = LiveMetric("quality", 0.05)
+
+
+def score(number: int, *, candidate: bool, value: float | None, minute: float, metric: str = "quality") -> LiveScore:
+    return LiveScore(f"s{number}", f"c{number}", metric, candidate, value, START + minute * MINUTE)
+
+
+def play(
+    chance: random.Random, quality: Callable[[bool, float], float], *, share: float, calls: int, metric: LiveMetric = QUALITY
+) -> Action:  # fmt: skip
+    """Calls a minute apart until something is decided: what the last share would end with, looked at every twenty of them."""
+    arms, step = Arms([metric], MINUTE), None
+    for number in range(calls):
+        candidate = chance.random() < share
+        value = float(chance.random() < quality(candidate, number / calls))
+        now = START + number * MINUTE
+        arms.take([score(number, candidate=candidate, value=value, minute=number)], now)
+        if number % 20 == 19:
+            step = decide(arms.look(0.05, START), alpha=0.05, min_conversations=30, last=True)
+            if step.action is not Action.HOLD:
+                return step.action
+    return Action.HOLD
+
+
+@pytest.mark.parametrize(
+    ("difference", "wrong"), [(0.0, Action.ROLL_BACK), (-0.05, Action.PROMOTE)], ids=["equal", "on the margin"]
+)
+def test_what_is_wrongly_concluded_stays_within_alpha_however_often_one_looks(difference: float, wrong: Action) -> None:
+    chance = random.Random(11)
+    hard = lambda candidate, at: (0.9 - 0.5 * at) + (difference if candidate else 0.0)  # noqa: E731 - the day gets harder
+    found = Counter(play(chance, hard, share=0.3, calls=800) for _ in range(40))
+    assert clopper_pearson(found[wrong], 40, 0.05).low <= 0.05, found
+
+
+def test_a_bad_candidate_is_rolled_back_soon_and_a_better_one_promoted() -> None:
+    chance = random.Random(12)
+    worse = Counter(play(chance, lambda c, _: 0.5 if c else 0.9, share=0.3, calls=400) for _ in range(20))
+    assert worse[Action.ROLL_BACK] == 20
+    better = Counter(play(chance, lambda c, _: 0.97 if c else 0.85, share=0.5, calls=1500) for _ in range(10))
+    assert better[Action.PROMOTE] >= 8
+
+
+def test_a_judge_that_favours_the_candidate_promotes_nothing_once_labels_have_said_so() -> None:
+    chance = random.Random(13)
+    favoured = lambda candidate, _: 0.9 if candidate else 0.8  # noqa: E731 - equal, but for the judge; truly it is .1 worse
+    known = LiveMetric("quality", 0.05, shift=(-0.22, -0.18))
+    found = Counter(play(chance, favoured, share=0.5, calls=1000, metric=known) for _ in range(10))
+    assert found[Action.PROMOTE] == 0
+    assert Counter(play(chance, favoured, share=0.5, calls=1500) for _ in range(10))[Action.PROMOTE] >= 8
+
+
+def look(arms: Arms, since: datetime = START) -> Shown:
+    return arms.look(0.05, since)[0]
+
+
+def test_a_conversation_counts_once_when_it_is_over_and_never_again() -> None:
+    arms = Arms([QUALITY], 5 * MINUTE)
+    first = [
+        LiveScore("a", "call", "quality", True, 1.0, START),
+        LiveScore("b", "call", "quality", True, 0.0, START + 2 * MINUTE),
+        LiveScore("c", "other", "quality", False, 1.0, START),
+    ]
+    arms.take(first, START + 4 * MINUTE)
+    assert look(arms).candidate == look(arms).baseline == 0
+    for _ in range(3):
+        arms.take(first, START + 8 * MINUTE)
+    seen = look(arms)
+    assert (seen.candidate, seen.baseline, seen.pairs, seen.candidate_mean, seen.estimate) == (1, 1, 1, 0.5, -0.5)
+    arms.take([LiveScore("late", "call", "quality", True, 1.0, START + 3 * MINUTE)], START + 60 * MINUTE)
+    assert (look(arms).pairs, look(arms).estimate) == (1, -0.5)
+    assert look(arms, START + MINUTE).at_stage == 0
+
+
+def test_a_score_that_is_missing_counts_against_every_claim() -> None:
+    arms = Arms([QUALITY], MINUTE)
+    for number in range(400):
+        value = None if number % 2 else 1.0
+        arms.take([score(number, candidate=number % 4 < 2, value=value, minute=number)], START + number * MINUTE)
+    seen = look(arms)
+    assert seen.p_worse == 1.0
+    assert seen.p_not_worse == 1.0
+    assert seen.low < -0.3 < 0.3 < seen.high
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    st.lists(st.tuples(st.booleans(), st.booleans(), st.integers(0, 40)), max_size=60),
+    st.randoms(use_true_random=False),
+)
+def test_what_is_told_does_not_depend_on_the_order_in_which_scores_are_read(
+    calls: list[tuple[bool, bool, int]], shuffled: random.Random
+) -> None:
+    scores = [
+        score(number, candidate=candidate, value=float(good), minute=minute)
+        for number, (candidate, good, minute) in enumerate(calls)
+    ]
+    mixed = [*scores, *scores]
+    shuffled.shuffle(mixed)
+    one, other = Arms([QUALITY], MINUTE), Arms([QUALITY], MINUTE)
+    one.take(scores, START + 100 * MINUTE)
+    other.take(mixed, START + 100 * MINUTE)
+    assert str(look(one)) == str(look(other))
+    assert look(one).low <= look(one).high
+
+
+USUAL = Shown(
+    QUALITY, candidate=60, baseline=60, at_stage=60, pairs=50, candidate_mean=0.9, baseline_mean=0.9, estimate=0.0, low=-0.1, high=0.1,
+    p_worse=1.0, p_not_worse=0.5,
+)  # fmt: skip
+TONE = replace(USUAL, metric=LiveMetric("tone", 0.05))
+
+
+def test_each_step_has_its_reason() -> None:
+    def step(*seen: Shown, last: bool = False) -> tuple[Action, str]:
+        found = decide(seen, alpha=0.05, min_conversations=50, last=last)
+        return found.action, "; ".join(found.reasons)
+
+    assert step(USUAL) == (Action.ADVANCE, "quality: +0.000, not shown worse")
+    assert step(replace(USUAL, at_stage=49)) == (Action.HOLD, "quality: 49 of 50 conversations at this share")
+    assert step(replace(USUAL, estimate=-0.06)) == (Action.HOLD, "quality: looks worse (-0.060), not shown")
+    assert step(USUAL, last=True)[0] is Action.HOLD
+    proven, worse = replace(USUAL, p_not_worse=0.04), replace(USUAL, p_worse=0.03)
+    assert step(proven, last=True)[0] is Action.PROMOTE
+    assert step(proven, TONE, last=True)[0] is Action.HOLD
+    assert step(worse)[0] is Action.ROLL_BACK
+    assert step(worse, TONE)[0] is Action.ADVANCE  # of two metrics one will look like that more often
+    told = replace(worse, metric=replace(QUALITY, decides=False))
+    assert step(told) == (Action.HOLD, "no metric decides")
+    assert step(told, TONE)[0] is Action.ADVANCE
