@@ -1,7 +1,7 @@
 """A language model asked a question of ours about replies: what ModelJudge and PairwiseJudge share.
 
 Replies and conversation are shown as data between marks that carry a digest of them, so that no reply can close them; all of it is redacted
-first. How the answer is read is not known here.
+first, what the case calls secret included. How the answer is read is not known here.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
 from evals.digests import digest
-from evals.judges.personal_data import redact
+from evals.judges.personal_data import redact, without_secrets
 from evals.target import Price, Reply, with_own_seed
 from evals.types import Sample
 
@@ -79,8 +79,9 @@ class AskedJudge:
 
     def request(self, sample: Sample, replies: Mapping[str, str], ask: str) -> dict[str, Any]:
         """The request; the same for the same case and replies, so that a resumed run does not pay for it again."""
-        case = "\n".join(f"{message.role}: {self.redact(message.content)}" for message in sample.messages)
-        shown = {name: self.redact(text) for name, text in replies.items()}
+        secrets = sample.expect.secrets
+        case = "\n".join(f"{m.role}: {self.redact(without_secrets(m.content, secrets))}" for m in sample.messages)
+        shown = {name: self.redact(without_secrets(text, secrets)) for name, text in replies.items()}
         mark = hashlib.sha256("\0".join([sample.digest, *shown.values()]).encode()).hexdigest()[:16]
         blocks = [
             f"<{name} {mark}>\n{text}\n</{name} {mark}>\n" for name, text in [("conversation", case), *shown.items()]
@@ -98,10 +99,20 @@ class AskedJudge:
         return Choice(value, "" if value else f"judge: no {' or '.join(self.CHOICES)} in the asked shape", reply.text)
 
 
+def unfenced(text: str) -> str:
+    """Without the Markdown fence that models like to put around JSON."""
+    stripped = text.strip()
+    if stripped.startswith("```") and stripped.endswith("```"):
+        return stripped.removesuffix("```").partition("\n")[2]
+    return stripped
+
+
 def choice_in(text: str, field_name: str, choices: tuple[str, ...]) -> str | None:
-    """What a reply that is exactly the JSON object asked for chose; None for anything else, however close."""
+    """What a reply that is exactly the JSON object asked for chose (a Markdown fence around it is forgiven); None for anything else,
+    however close.
+    """
     try:
-        document = json.loads(text)
+        document = json.loads(unfenced(text))
     except (ValueError, RecursionError):
         return None
     choice = document.get(field_name) if isinstance(document, dict) else None

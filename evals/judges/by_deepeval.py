@@ -55,13 +55,15 @@ class DeepEvalJudge(LibraryJudge):
     def _case(self, sample: Sample, answer: Answer) -> Any:
         from deepeval.test_case import ConversationalTestCase, LLMTestCase, Turn
 
-        text = self.redact(answer.text)
+        text = self.shown(sample, answer.text)
         if self.kind == "role_adherence":
-            turns = [Turn(role=m.role, content=self.redact(m.content)) for m in sample.messages if m.role != "system"]
+            turns = [
+                Turn(role=m.role, content=self.shown(sample, m.content)) for m in sample.messages if m.role != "system"
+            ]
             return ConversationalTestCase(chatbot_role=self.role, turns=[*turns, Turn(role="assistant", content=text)])
-        contexts = [self.redact(one) for one in sample.expect.contexts]
+        contexts = [self.shown(sample, one) for one in sample.expect.contexts]
         return LLMTestCase(
-            input=self.redact(sample.caller_text), actual_output=text, retrieval_context=contexts or None
+            input=self.shown(sample, sample.caller_text), actual_output=text, retrieval_context=contexts or None
         )
 
 

@@ -20,13 +20,13 @@ class RagasJudge(LibraryJudge):
     VENDOR: ClassVar[str] = "ragas"
 
     async def measure(self, sample: Sample, answer: Answer, asking: Asking) -> float:
-        given: dict[str, Any] = {"user_input": self.redact(sample.caller_text)}
+        given: dict[str, Any] = {"user_input": self.shown(sample, sample.caller_text)}
         if self.kind != "answer_relevancy":
-            given["retrieved_contexts"] = [self.redact(text) for text in sample.expect.contexts]
+            given["retrieved_contexts"] = [self.shown(sample, text) for text in sample.expect.contexts]
         if self.kind in ("context_precision", "context_recall"):
-            given["reference"] = self.redact(sample.expect.reference or "")
+            given["reference"] = self.shown(sample, sample.expect.reference or "")
         else:
-            given["response"] = self.redact(answer.text)
+            given["response"] = self.shown(sample, answer.text)
         result = await _metric(self.kind, asking).ascore(**given)
         try:
             return float(result.value)

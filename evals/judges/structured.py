@@ -16,7 +16,8 @@ from typing import Any, ClassVar, Final, Protocol
 from pydantic import BaseModel, ValidationError
 
 from evals.digests import digest
-from evals.judges.personal_data import redact
+from evals.judges.asked import unfenced
+from evals.judges.personal_data import redact, without_secrets
 from evals.target import Price, Reply, with_own_seed
 from evals.types import Answer, Sample, Score, fault_of, not_scored, scored
 
@@ -79,7 +80,7 @@ class Asking:
         if shape is None:
             return reply.text
         try:
-            return shape.model_validate_json(_unfenced(reply.text))
+            return shape.model_validate_json(unfenced(reply.text))
         except (ValidationError, ValueError, RecursionError) as error:
             raise JudgeSilent(f"the reply is not a {shape.__name__} in JSON") from error
 
@@ -122,6 +123,10 @@ class LibraryJudge(ABC):
             getattr(sample.expect, need) for need in NEEDS[f"{self.VENDOR}/{self.kind}"]
         )
 
+    def shown(self, sample: Sample, text: str) -> str:
+        """What the judge may see of a text of this case."""
+        return self.redact(without_secrets(text, sample.expect.secrets))
+
     @abstractmethod
     async def measure(self, sample: Sample, answer: Answer, asking: Asking) -> float:
         """The library's number. May raise JudgeSilent, or whatever the library raises."""
@@ -140,11 +145,3 @@ class LibraryJudge(ABC):
             reason = f"{self.VENDOR}: {type(error).__name__}"
             return not_scored(self.metric, answer, judge, reason=reason, raw=asking.raw())
         return scored(self.metric, answer, judge, value, reason=f"{self.VENDOR} {self.kind}", raw=asking.raw())
-
-
-def _unfenced(text: str) -> str:
-    """Without the Markdown fence that models like to put around JSON."""
-    stripped = text.strip()
-    if stripped.startswith("```") and stripped.endswith("```"):
-        return stripped.removesuffix("```").partition("\n")[2]
-    return stripped

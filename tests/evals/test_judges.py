@@ -97,6 +97,24 @@ def test_only_the_exact_shape_is_a_verdict(text: str) -> None:
     assert choice_in(said, "verdict", ("yes", "no")) == (text if text in ("yes", "no") else None)
 
 
+@pytest.mark.parametrize("fenced", ["```json\n{}\n```", "```\n{}```", "  {}\n"])
+def test_a_fence_around_the_exact_shape_is_forgiven(fenced: str) -> None:
+    assert choice_in(fenced.replace("{}", '{"verdict": "no"}'), "verdict", ("yes", "no")) == "no"
+    assert choice_in("Sure: " + fenced.replace("{}", '{"verdict": "no"}'), "verdict", ("yes", "no")) is None
+
+
+async def test_a_judge_is_not_told_what_the_case_calls_secret(double: Any, make_client: Any) -> None:
+    double.script = lambda body, number: completion('{"reason": "", "verdict": "no"}')
+    case = replace(
+        sample("I am Maria  Delgado of 5 Weir Lane"),
+        expect=Expectation(secrets=("Maria Delgado", "5 Weir Lane", "812.50", "Tuesday")),
+    )
+    await judge(make_client()).score(case, answer("maria delgado, 8 1 2 5 0 is due on TUESDAY, Tuesdays or 1812.50"))
+    prompt = double.seen[0]["messages"][1]["content"]
+    assert "I am <SECRET_1> of <SECRET_2>" in prompt
+    assert "<SECRET_1>, <SECRET_3> is due on <SECRET_4>, Tuesdays or 1812.50" in prompt
+
+
 def test_personal_values_are_found_by_shape_and_checksum() -> None:
     text = "a@b.example, 4111 1111 1111 1111, 4111 1111 1111 1112, 078-05-1120, GB82 WEST 1234 5698 7654 32, +34 655 010 203"
     assert [finding.kind for finding in find_personal_data(text)] == ["EMAIL", "CARD", "SSN", "IBAN", "PHONE"]
