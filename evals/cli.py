@@ -1,7 +1,8 @@
 """`callgate eval`: run a suite, compare, report, simulate, plan, gate; those about judges are in judges/cli.py.
 
 Exit codes: 0 promote (or done), 1 reject, 2 inconclusive, 3 usage or broken. The only reader of the environment here:
-CALLGATE_API_KEY (for the gateway) and CALLGATE_EVAL_KEY (signs and verifies reports, 16 bytes or more).
+CALLGATE_API_KEY (for the gateway), CALLGATE_JUDGE_KEY (for judges elsewhere) and CALLGATE_EVAL_KEY (signs and verifies reports, 16 bytes or
+more).
 """
 
 from __future__ import annotations
@@ -70,7 +71,9 @@ def run(
     candidate: Annotated[str, typer.Option(help="Target of the suite that wants to be promoted.")],
     baseline: Annotated[str, typer.Option(help="Target of the suite that is in use.")],
     url: Annotated[str, typer.Option(help="An OpenAI-compatible server, /v1 included.")] = "http://127.0.0.1:8080/v1",
-    judge_url: Annotated[str | None, typer.Option(help="Where the judges are; default: --url.")] = None,
+    judge_url: Annotated[
+        str | None, typer.Option(help="Where the judges are (key: CALLGATE_JUDGE_KEY); default: --url.")
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder for report.json, report.html, report.md and junit.xml.")] = Path(
         ".callgate/evals"
     ),
@@ -94,14 +97,15 @@ def run(
 ) -> None:
     """Ask both targets the same cases, score, compare, decide.
 
-    A run that died is continued by the same command: replies are kept in OUT until a run is complete.
+    A run that died is continued by the same command: replies are kept in OUT until a run is complete. Keys are read from CALLGATE_API_KEY
+    (--url), CALLGATE_JUDGE_KEY (--judge-url, where that is another server) and CALLGATE_EVAL_KEY (signs the report).
     """
     from evals.launch import Options, record
     from evals.tracking import Trackers
 
     options = Options(
         suite, candidate, baseline, url, judge_url or url, out, labels, concurrency, _shard(shard), cache,
-        os.environ.get("CALLGATE_API_KEY"), _signing_key(), sequential,
+        os.environ.get("CALLGATE_API_KEY"), _signing_key(), sequential, os.environ.get("CALLGATE_JUDGE_KEY"),
     )  # fmt: skip
     with broken_is_3(), progress_bars(quiet=machine) as progress:
         report = _work(options, shards, engine, ray_address, progress)

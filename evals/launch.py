@@ -14,6 +14,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from evals.attack import Flips, load_attacks, measure_flips
 from evals.calibrate import Labels, answer_digest, load_labels
@@ -52,6 +53,12 @@ class Options:
     api_key: str | None = field(repr=False)
     signing_key: bytes | None = field(repr=False)
     sequential: bool = False
+    judge_key: str | None = field(default=None, repr=False)
+
+    def key_for_judges(self) -> str | None:
+        """The key of the targets goes to the judges only where they are the same server: it is no business of anybody else's."""
+        same = urlsplit(self.url)[:2] == urlsplit(self.judge_url)[:2]
+        return self.judge_key or (self.api_key if same else None)
 
 
 class Real:
@@ -123,18 +130,20 @@ async def _opened(options: Options, progress: Progress | None) -> AsyncIterator[
         stack.callback(journal.close)
         target, judges = (
             ChatClient(
-                url, session, journal, Real(), key=options.api_key,
+                url, session, journal, Real(), key=key,
                 concurrency=options.concurrency, patience=patience, budget=budget,
                 kept_for_later_runs=options.cache is not None,
             )
-            for url in (options.url, options.judge_url)
+            for url, key in ((options.url, options.api_key), (options.judge_url, options.key_for_judges()))
         )  # fmt: skip
         await target.check_reachable()
+        if suite.model.judges and options.judge_url != options.url:
+            await judges.check_reachable("CALLGATE_JUDGE_KEY", "--judge-url")
         fresh = Journal.open(options.out / "anchors-journal.jsonl")
         stack.callback(fresh.close)
         stack.callback(fresh.delete)
         anchors = ChatClient(
-            options.judge_url, session, fresh, Real(), key=options.api_key,
+            options.judge_url, session, fresh, Real(), key=options.key_for_judges(),
             concurrency=options.concurrency, patience=patience, budget=budget,
         )  # fmt: skip
         run = EvalRun(target, judges, concurrency=options.concurrency, progress=progress, anchor_client=anchors)
@@ -229,7 +238,7 @@ async def _judges_at(url: str, suite: Suite, journal_at: Path, key: str | None) 
         journal = Journal.open(journal_at)
         stack.callback(journal.close)
         client = ChatClient(url, session, journal, Real(), key=key, patience=patience, budget=budget)
-        await client.check_reachable()
+        await client.check_reachable("CALLGATE_JUDGE_KEY or CALLGATE_API_KEY", "--judge-url")
         yield client
         journal.delete()
 

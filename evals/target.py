@@ -132,7 +132,7 @@ class ChatClient:
         self.budget = budget or Budget()
         self.from_journal = 0
 
-    async def check_reachable(self) -> None:
+    async def check_reachable(self, key_name: str = "CALLGATE_API_KEY", option: str = "--url") -> None:
         """Raises TargetError with what to do if nothing answers at the URL, or if the key is not accepted."""
         try:
             timeout = aiohttp.ClientTimeout(total=10)
@@ -141,10 +141,10 @@ class ChatClient:
         except (aiohttp.ClientError, TimeoutError, ValueError) as error:
             raise TargetError(
                 f"nothing answers at {self._url} ({type(error).__name__}); start the gateway with `callgate up`, "
-                "or pass the address of any OpenAI-compatible server, /v1 included, as --url"
+                f"or pass the address of any OpenAI-compatible server, /v1 included, as {option}"
             ) from error
         if status in (401, 403):
-            raise TargetError(f"{self._url} refused the key (HTTP {status}); set CALLGATE_API_KEY to a valid one")
+            raise TargetError(f"{self._url} refused the key (HTTP {status}); set {key_name} to a valid one")
 
     async def ask(self, body: dict[str, Any], *, version: str, repeat: int, price: Price | None = None) -> Reply:
         """The reply to `body`, from the journal if this very question was answered before. Never raises for a fault."""

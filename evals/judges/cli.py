@@ -81,7 +81,7 @@ def lock(
     from evals.launch import lock as write
 
     with broken_is_3():
-        scores = write(suite, judge_url, OUT, os.environ.get("CALLGATE_API_KEY"))
+        scores = write(suite, judge_url, OUT, _key())
     if machine:
         print_json(msgspec.to_builtins(scores))
     for one in () if machine else scores:
@@ -103,7 +103,7 @@ def attack(
     from evals.launch import attack as measure
 
     with broken_is_3():
-        found = measure(suite, judge_url, OUT, os.environ.get("CALLGATE_API_KEY"))
+        found = measure(suite, judge_url, OUT, _key())
     if machine:
         print_json(msgspec.to_builtins(found))
     for one in () if machine else found:
@@ -136,7 +136,11 @@ def watch(
         shares = arm_shares(arm_share)
     watching = Watching(
         suite, judge_url, phoenix, project, share, every_s, timedelta(minutes=since_minutes), 1 if once else None, OUT,
-        os.environ.get("CALLGATE_API_KEY"), shares,
+        _key(), shares,
     )  # fmt: skip
     with broken_is_3():
         look(watching, typer.echo)
+
+
+def _key() -> str | None:
+    return os.environ.get("CALLGATE_JUDGE_KEY") or os.environ.get("CALLGATE_API_KEY")

@@ -19,6 +19,7 @@ NIGHTLY: dict[str, Any] = {
     "image": "callgate-evals:1",
     "judgeUrl": "https://judge.example.com/v1",
     "apiKey": {"existingSecret": "eval-caller", "key": "key"},
+    "judgeKey": {"existingSecret": "eval-judge", "key": "key"},
     "signingKey": {"existingSecret": "eval-signs", "key": "key"},
     "egress": [{"ports": [443], "to": [{"ipBlock": {"cidr": "203.0.113.0/24"}}]}],
 }
@@ -63,7 +64,11 @@ def test_each_pod_is_one_shard_of_a_folder_of_the_job_alone() -> None:
     assert job_of(nightly)["parallelism"] == 3
     secrets = {n: e["valueFrom"]["secretKeyRef"]["name"] for n, e in
                ((e["name"], e) for e in container_of(nightly)["env"]) if "secretKeyRef" in e.get("valueFrom", {})}  # fmt: skip
-    assert secrets == {"CALLGATE_API_KEY": "eval-caller", "CALLGATE_EVAL_KEY": "eval-signs"}
+    assert secrets == {
+        "CALLGATE_API_KEY": "eval-caller",
+        "CALLGATE_JUDGE_KEY": "eval-judge",
+        "CALLGATE_EVAL_KEY": "eval-signs",
+    }
     assert container_of(nightly)["args"][0] == "/etc/callgate-suite"
     assert container_of(nightly)["image"] == "callgate-evals:1"
 

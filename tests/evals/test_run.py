@@ -322,6 +322,21 @@ def test_a_target_that_never_answers_breaks_the_run_and_is_no_zero(suite: Path, 
     assert "model_not_found" in result.output
 
 
+def test_the_key_of_the_gateway_is_not_sent_to_judges_elsewhere(suite: Path, served: Served) -> None:
+    command = ["run", suite, "--candidate", "bad", "--baseline", "good", "--url", served.url, "--out", suite / "out"]
+    keys = {"CALLGATE_API_KEY": "ours", "CALLGATE_JUDGE_KEY": ""}
+    with Served() as judge:
+        assert invoke(*command, "--judge-url", judge.url, **keys).exit_code == 1
+        assert (served.keys, judge.keys) == ({"Bearer ours"}, {None})
+        assert invoke(*command, "--judge-url", judge.url, **{**keys, "CALLGATE_JUDGE_KEY": "theirs"}).exit_code == 1
+        assert (served.keys, judge.keys) == ({"Bearer ours"}, {None, "Bearer theirs"})
+        assert invoke(*command, **keys).exit_code == 1
+        assert served.keys == {"Bearer ours"}
+    gone = invoke(*command, "--judge-url", judge.url, **keys)
+    assert gone.exit_code == 3
+    assert "as --judge-url" in gone.output
+
+
 def test_calibrate_plan_and_simulate_speak_to_machines(suite: Path, served: Served) -> None:
     report = launch(options(suite, served))
     labels = suite / "labels.jsonl"

@@ -18,6 +18,7 @@ from evals.launch import Options
 class Served:
     def __init__(self) -> None:
         self.asked = 0
+        self.keys: set[str | None] = set()
         self.answer: Callable[[dict[str, Any]], web.Response | Awaitable[web.Response]] = lambda body: completion(
             good(body)
         )
@@ -42,6 +43,7 @@ class Served:
 
     async def _chat(self, request: web.Request) -> web.Response:
         self.asked += 1
+        self.keys.add(request.headers.get("authorization"))
         found = self.answer(await request.json())
         return found if isinstance(found, web.Response) else await found
 
