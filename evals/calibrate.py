@@ -112,6 +112,13 @@ def load_labels(path: Path) -> dict[Key, Label]:
     return labels
 
 
+def require_known(labels: Labels, metrics: Sequence[str]) -> None:
+    """Raises LabelsError for labels of a metric that the suite does not have: a slip of the pen must not look like a judge without labels."""
+    strange = sorted({key[0] for key in labels}.difference(metrics))
+    if strange:
+        raise LabelsError(f"labels of {', '.join(strange)}: the suite has no such metric, but {', '.join(metrics)}")
+
+
 def human_of(evidence: Evidence, labels: Labels) -> dict[Key, bool]:
     """What people said of the answers of this run; labels that were given for another text are left out."""
     texts = {(a.sample_id, a.setting, a.repeat): answer_digest(a) for a in evidence.answers}
@@ -119,7 +126,8 @@ def human_of(evidence: Evidence, labels: Labels) -> dict[Key, bool]:
 
 
 def calibrate(evidence: Evidence, labels: Labels) -> tuple[Calibration, ...]:
-    """One Calibration for every metric that a model judges, in the order of the suite."""
+    """One Calibration for every metric that a model judges, in the order of the suite. Raises LabelsError as require_known does."""
+    require_known(labels, [metric.name for metric in evidence.metrics])
     human = human_of(evidence, labels)
     return tuple(
         _calibrate(evidence, metric, human, sum(key[0] == metric.name for key in labels))

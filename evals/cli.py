@@ -79,7 +79,9 @@ def run(
     ),
     labels: Labels = None,
     concurrency: Annotated[int, typer.Option(min=1, max=256, help="Requests under way at once.")] = 4,
-    shard: Annotated[str | None, typer.Option(help="Only part i of n, as i/n from 1; join with `compare`.")] = None,
+    shard: Annotated[
+        str | None, typer.Option(help="Only part i of n, as i/n from 1: no verdict; join with `compare`.")
+    ] = None,
     shards: Annotated[int, typer.Option(min=1, max=1000, help="Cut into so many parts, and join them again.")] = 1,
     engine: Annotated[
         Engine, typer.Option(help="Where the shards run; job: this is one pod of an Indexed Job.")
@@ -108,6 +110,12 @@ def run(
         os.environ.get("CALLGATE_API_KEY"), _signing_key(), sequential, os.environ.get("CALLGATE_JUDGE_KEY"),
     )  # fmt: skip
     with broken_is_3(), progress_bars(quiet=machine) as progress:
+        if options.shard is not None:
+            from evals.shards import launch_part
+
+            place = launch_part(options, *options.shard, progress)
+            typer.echo(f"part {shard} is done; join {place} with the other parts by `callgate eval compare`", err=True)
+            return
         report = _work(options, shards, engine, ray_address, progress)
     if report is None:
         typer.echo("this shard is done, others are not yet; the last one to finish writes the report", err=True)
@@ -147,15 +155,15 @@ def compare(
 ) -> None:
     """Decide again from stored scores, with new labels or from the shards of one run; asks no model."""
     from evals.calibrate import load_labels
-    from evals.evidence import load_evidence, merge
+    from evals.evidence import load_evidence, merge, require_whole
     from evals.launch import write_report
     from evals.report import build_report, sign
 
     with broken_is_3():
         key = _signing_key()
-        report = build_report(
-            merge([load_evidence(path) for path in evidence]), load_labels(labels) if labels else None
-        )
+        joined = merge([load_evidence(path) for path in evidence])
+        require_whole(joined)
+        report = build_report(joined, load_labels(labels) if labels else None)
         report = sign(report, key) if key else report
         if out is not None:
             write_report(report, out)

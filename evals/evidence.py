@@ -15,7 +15,7 @@ import msgspec
 from evals.digests import digest
 from evals.drift import AnchorScores
 from evals.errors import RecordError
-from evals.types import Answer, Limits, Sample, Score, Setting
+from evals.types import BUDGET_SPENT, Answer, Limits, Sample, Score, Setting
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +114,22 @@ def merge(shards: list[Evidence]) -> Evidence:
     answers.sort(key=lambda answer: (answer.sample_id, answer.setting, answer.repeat))
     scores.sort(key=lambda score: (score.metric, score.sample_id, score.setting, score.repeat))
     return replace(first, cases=tuple(cases), answers=tuple(answers), scores=tuple(scores))
+
+
+def out_of_budget(evidence: Evidence) -> int:
+    """How many answers and scores are missing because the limit of the suite was reached; what was paid for is worth keeping then."""
+    answers = sum(BUDGET_SPENT in (answer.error or "") for answer in evidence.answers)
+    return answers + sum(score.value is None and BUDGET_SPENT in score.reason for score in evidence.scores)
+
+
+def require_whole(evidence: Evidence) -> None:
+    """Raises RecordError for a part of a run: a verdict is of all conversations, or of a sequential run as many as it took."""
+    asked = len({case.conversation for case in evidence.cases})
+    if not evidence.limits.sequential and asked < evidence.conversations:
+        raise RecordError(
+            f"{asked} of {evidence.conversations} conversations: this is a part of a run; join the evidence.json of all its shards with "
+            "`callgate eval compare`"
+        )
 
 
 def save_evidence(evidence: Evidence, path: Path) -> None:

@@ -62,8 +62,7 @@ def _blockers(comparison: Comparison, limits: Limits) -> tuple[str, ...]:
     found = []
     if comparison.scored.conversations < limits.min_conversations:
         found.append(
-            f"{comparison.scored.conversations} conversations are scored on both sides, at least "
-            f"{limits.min_conversations} are needed"
+            f"scored on both sides: {comparison.scored.conversations} conversations, at least {limits.min_conversations} are needed"
         )
     missing = comparison.applicable - comparison.scored.pairs
     if missing > limits.max_not_scored * comparison.applicable:

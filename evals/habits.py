@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator
 from statistics import fmean
 
-from evals.evidence import Evidence
+from evals.evidence import Evidence, out_of_budget
 from evals.judges.pairwise import position_bias
 from evals.judges.panel import disagreement
 
@@ -21,6 +21,12 @@ def habits(evidence: Evidence) -> Iterator[str]:
     if evidence.limits.sequential:
         saved = 1 - asked / max(1, evidence.conversations)
         yield f"sequential: stopped after {asked} of {evidence.conversations} conversations, {saved:.0%} of the calls not made"
+    spent = out_of_budget(evidence)
+    if spent:
+        yield (
+            f"the budget of the suite is spent: {spent} answers and scores are missing for it; raise it and give the same command again, "
+            "what was paid for is kept"
+        )
     for metric in evidence.metrics:
         scores = [score for score in evidence.scores if score.metric == metric.name]
         if metric.judge.startswith("pairwise/"):

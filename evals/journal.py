@@ -1,7 +1,7 @@
 """Replies already paid for, one JSON line each, so that a run that died goes on where it stopped.
 
 A key is a digest of everything that was asked (address, version, request, repeat); one changed character is another
-key. Holds answers in clear, so the file is readable by its owner only. Not for two processes at once: a shard has its
+key. What is about to be asked is noted before it is, so that a request that was under way when its process died is counted as spent. Holds answers in clear, so the file is readable by its owner only. Not for two processes at once: a shard has its
 own.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,11 @@ from evals.errors import RecordError
 class Journal:
     """Open with `Journal.open`, close with `close`. An append is one small write, well under a millisecond."""
 
-    def __init__(self, path: Path, entries: dict[str, dict[str, Any]], descriptor: int) -> None:
+    def __init__(
+        self, path: Path, entries: dict[str, dict[str, Any]], descriptor: int, lost_usd: tuple[Decimal, ...] = ()
+    ) -> None:
+        """`lost_usd`: what each request that an earlier process began and never ended may have cost at most."""
+        self.lost_usd = lost_usd
         self._path = path
         self._entries = entries
         self._descriptor = descriptor
@@ -34,14 +39,21 @@ class Journal:
         if len(whole) < len(content):
             os.truncate(path, len(whole))
         entries: dict[str, dict[str, Any]] = {}
+        begun: dict[str, Decimal] = {}
+        lost: list[Decimal] = []
         for number, line in enumerate(whole.splitlines(), start=1):
             try:
                 entry = json.loads(line)
-                entries[entry["key"]] = entry["reply"]
-            except (ValueError, KeyError, TypeError) as error:
+                before = begun.pop(entry["key"], None)
+                if "worst_usd" in entry:
+                    lost += [] if before is None else [before]
+                    begun[entry["key"]] = Decimal(entry["worst_usd"])
+                elif entry["reply"] is not None:
+                    entries[entry["key"]] = entry["reply"]
+            except (ValueError, KeyError, TypeError, ArithmeticError) as error:
                 raise RecordError(f"{path}:{number}: not a journal line; delete the file to start anew") from error
         descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-        return cls(path, entries, descriptor)
+        return cls(path, entries, descriptor, (*lost, *begun.values()))
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -56,9 +68,19 @@ class Journal:
         self._uncounted.remove(key)
         return True
 
+    def begin(self, key: str, worst_usd: Decimal) -> None:
+        """Before a request: what it may cost at most. Ended by `put`, or by `end` where there is no reply to keep."""
+        self._write({"key": key, "worst_usd": str(worst_usd)})
+
     def put(self, key: str, reply: dict[str, Any]) -> None:
         self._entries[key] = reply
-        os.write(self._descriptor, json.dumps({"key": key, "reply": reply}, ensure_ascii=False).encode() + b"\n")
+        self._write({"key": key, "reply": reply})
+
+    def end(self, key: str) -> None:
+        self._write({"key": key, "reply": None})
+
+    def _write(self, entry: dict[str, Any]) -> None:
+        os.write(self._descriptor, json.dumps(entry, ensure_ascii=False).encode() + b"\n")
 
     def close(self) -> None:
         os.close(self._descriptor)

@@ -17,10 +17,10 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from evals.attack import Flips, load_attacks, measure_flips
-from evals.calibrate import Labels, answer_digest, load_labels
+from evals.calibrate import Labels, answer_digest, load_labels, require_known
 from evals.drift import AnchorScores, save_lock
 from evals.errors import SuiteError
-from evals.evidence import Evidence, save_evidence
+from evals.evidence import Evidence, out_of_budget, save_evidence
 from evals.html import to_html
 from evals.journal import Journal
 from evals.judges.build import build_judges, build_pairwise
@@ -109,9 +109,10 @@ def decide_now(evidence: Evidence, labels: Labels | None) -> Verdict:
 async def _launch(options: Options, progress: Progress | None) -> Report:
     labels = load_labels(options.labels) if options.labels else None  # a fault is named before anything is paid for
     async with _opened(options, progress) as (run, plan, journal):
+        require_known(labels or {}, [metric.name for metric in plan.suite.model.metrics])
         found = await run.gather(plan, lambda so_far: decide_now(so_far, labels) is not Verdict.INCONCLUSIVE)
         report = conclude(found, options)
-        if options.cache is None:
+        if options.cache is None and not out_of_budget(found):
             journal.delete()
     return report
 
@@ -128,6 +129,8 @@ async def _opened(options: Options, progress: Progress | None) -> AsyncIterator[
         session = await stack.enter_async_context(open_session(options.concurrency))
         journal = Journal.open(options.cache or options.out / "journal.jsonl")
         stack.callback(journal.close)
+        for worst_usd in () if options.cache else journal.lost_usd:
+            budget.count(worst_usd)
         target, judges = (
             ChatClient(
                 url, session, journal, Real(), key=key,

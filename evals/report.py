@@ -19,7 +19,7 @@ from evals.calibrate import Calibration, Labels, calibrate, human_of
 from evals.compare import compare
 from evals.digests import canonical, digest
 from evals.errors import RecordError
-from evals.evidence import Evidence
+from evals.evidence import Evidence, require_whole
 from evals.gate import decide
 from evals.types import Comparison, GateReport
 
@@ -97,8 +97,9 @@ def sign(report: Report, key: bytes) -> Report:
 def verify(report: Report, key: bytes | None) -> None:
     """Recomputes evidence, numbers and digest, and with a `key` the signature.
 
-    Raises RecordError naming what does not fit: a changed score, a changed verdict, a missing or wrong signature.
+    Raises RecordError naming what does not fit: a part of a run, a changed score, a changed verdict, a missing or wrong signature.
     """
+    require_whole(report.evidence)
     if report.evidence.digest() != report.evidence_digest:
         raise RecordError("the evidence does not fit its digest: a score, an answer or a setting was changed")
     if decide(report.comparisons, report.evidence.limits) != report.gate:

@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from evals.errors import TargetError
-from evals.evidence import Evidence, load_evidence, merge, save_evidence
+from evals.evidence import Evidence, load_evidence, merge, out_of_budget, save_evidence
 from evals.launch import Options, conclude, gather
 from evals.report import Report
 from evals.run import Progress
@@ -35,8 +35,18 @@ def launch_shards(
         if progress is not None:
             progress("shards", len(found), count, None)
     report = join(found, options)
-    shutil.rmtree(shards_folder(options.out), ignore_errors=True)
+    if not out_of_budget(report.evidence):
+        shutil.rmtree(shards_folder(options.out), ignore_errors=True)
     return report
+
+
+def launch_part(options: Options, index: int, count: int, progress: Progress | None = None) -> Path:
+    """Shard `index` (0-based) alone, asked anew; returns where its evidence is, for `compare`. No report: a part has no verdict."""
+    mine = part(options, index, count)
+    save_evidence(found := gather(mine, progress), mine.out / "evidence.json")
+    if not out_of_budget(found):
+        (mine.out / "journal.jsonl").unlink(missing_ok=True)
+    return mine.out / "evidence.json"
 
 
 def launch_pod(options: Options, index: int, count: int) -> Report | None:

@@ -20,7 +20,7 @@ import aiohttp
 from evals.digests import digest
 from evals.errors import TargetError
 from evals.journal import Journal
-from evals.types import Answer, Sample, Setting, ToolCall
+from evals.types import BUDGET_SPENT, Answer, Sample, Setting, ToolCall
 
 _BLOCK_CODES = frozenset({"content_policy_violation", "content_filter"})
 _RETRY = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
@@ -156,9 +156,14 @@ class ChatClient:
         # A token is at least one byte, so bytes bound the prompt; without max_tokens the model's usual limit is assumed.
         worst = price.of(len(json.dumps(body).encode()), int(body.get("max_tokens") or 4096))
         async with self._slots:
+            if not self.budget.reserve(worst):
+                return Reply(error=BUDGET_SPENT)
+            self._journal.begin(key, worst)
             reply = await self._persist(body, price, worst)
         if reply.error is None:
             self._journal.put(key, asdict(reply))
+        else:
+            self._journal.end(key)
         return reply
 
     def _recalled(self, key: str, known: Mapping[str, Any], price: Price) -> Reply:
@@ -178,7 +183,7 @@ class ChatClient:
         if known is not None:
             return list(known["vectors"])
         if not self.budget.reserve(Decimal(0)):
-            return "budget: the limit of the suite is reached"
+            return BUDGET_SPENT
         timeout = aiohttp.ClientTimeout(total=self._patience.deadline_s)
         body = {"model": model, "input": list(texts)}
         try:
@@ -199,17 +204,17 @@ class ChatClient:
         return vectors
 
     async def _persist(self, body: dict[str, Any], price: Price, worst: Decimal) -> Reply:
-        """Attempts under one deadline, with full jitter between them and Retry-After obeyed."""
+        """Attempts under one deadline, with full jitter between them and Retry-After obeyed; the first one is reserved already."""
         end_s = self._around.now_s() + self._patience.deadline_s
         reply = Reply(error="no attempt was made")
         for attempt in range(self._patience.attempts):
-            if not self.budget.reserve(worst):
-                return Reply(error="budget: the limit of the suite is reached")
+            if attempt and not self.budget.reserve(worst):
+                return Reply(error=BUDGET_SPENT)
             retry_after: float | None = None
             cost = worst  # an attempt that broke off half way may have been billed in full
             try:
                 reply, retry_after = await self._attempt(body, end_s)
-                cost = price.of(reply.prompt_tokens, reply.completion_tokens)
+                cost = worst if _usage_is_unknown(reply) else price.of(reply.prompt_tokens, reply.completion_tokens)
             finally:
                 self.budget.settle(worst, cost)
             if retry_after is None:
@@ -243,6 +248,15 @@ class ChatClient:
         if reply.error is None or status not in _RETRY:
             return reply, None
         return reply, float(retry_after) if retry_after.isdigit() else 0.0
+
+
+def _usage_is_unknown(reply: Reply) -> bool:
+    """Whether the model may have answered, and nobody says how much of it: a hard limit takes that for the worst."""
+    if reply.error is None:
+        return not reply.blocked and reply.prompt_tokens == 0 == reply.completion_tokens
+    return reply.error.startswith(("timeout:", "http 200:")) or (
+        reply.error.startswith("connection:") and "Connector" not in reply.error
+    )
 
 
 def _read(status: int, raw: bytes, latency_ms: float) -> Reply:

@@ -11,6 +11,8 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import Any, Protocol, runtime_checkable
 
+BUDGET_SPENT = "budget: the limit of the suite is reached"
+
 
 @dataclass(frozen=True, slots=True)
 class Message:

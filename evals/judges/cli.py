@@ -46,6 +46,8 @@ def calibrate(
         import msgspec
 
         print_json(msgspec.to_builtins(calibrations))
+    if not calibrations and not machine:
+        typer.echo("no metric of this run is judged: there is nothing that labels could calibrate")
     for calibration in () if machine else calibrations:
         typer.echo(describe(calibration))
     raise typer.Exit(int(any(c.trust.labels and not c.trust.may_decide for c in calibrations)))

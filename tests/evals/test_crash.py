@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from evals.habits import habits
 from evals.launch import launch
 from evals.report import load_report
 from evals.types import Verdict
@@ -38,10 +39,15 @@ def run_and_kill(suite: Path, served: Served, at: int) -> None:
     served.answer = lambda body: completion(good(body))
 
 
+def replies(suite: Path) -> list[dict[str, Any]]:
+    lines = map(json.loads, (suite / "out/journal.jsonl").read_text().splitlines())
+    return [line["reply"] for line in lines if line.get("reply")]
+
+
 @pytest.mark.parametrize("at", [30, 110])  # among the answers, among the scores
 def test_a_killed_run_goes_on_and_pays_for_nothing_twice(suite: Path, served: Served, at: int) -> None:
     run_and_kill(suite, served, at)
-    kept = (suite / "out/journal.jsonl").read_bytes().count(b"\n")
+    kept = len(replies(suite))
     assert at - 4 <= kept <= at  # what was under way at the end of it cannot have been kept
     before = served.asked
     report = launch(options(suite, served))
@@ -58,11 +64,13 @@ def test_both_processes_together_keep_the_money_limit(suite: Path, served: Serve
     priced = priced.replace("  good: {model: m,", "  good: {model: m, parameters: {max_tokens: 2},", 1)
     (suite / "suite.yaml").write_text(priced + "budget: {max_cost_usd: 50}\n")  # a dollar an answer
     run_and_kill(suite, served, 30)
-    kept = (suite / "out/journal.jsonl").read_text().splitlines()
-    assert all(json.loads(line)["reply"]["completion_tokens"] == 2 for line in kept)
-    answers = launch(options(suite, served)).evidence.answers
+    kept = replies(suite)
+    assert all(reply["completion_tokens"] == 2 for reply in kept)
+    evidence = launch(options(suite, served)).evidence
+    answers, judged = evidence.answers, [s for s in evidence.scores if s.metric == "helpful" and s.value is not None]
     paid = [answer for answer in answers if answer.error is None]
-    assert sum(answer.cost_usd for answer in paid) == 50
+    assert served.asked - len(judged) == 50  # those that were under way when it was killed are paid for too
+    assert 46 <= sum(answer.cost_usd for answer in paid) <= 50
     assert sum(answer.from_cache for answer in paid) == len(kept)
     assert {answer.error for answer in answers} - {None} == {"budget: the limit of the suite is reached"}
 
@@ -72,3 +80,17 @@ def test_replies_kept_for_later_runs_are_no_part_of_their_budget(suite: Path, se
     (suite / "suite.yaml").write_text(SUITE + "budget: {max_requests: 1}\n")
     again = launch(options(suite, served, cache=suite / "kept.jsonl"))
     assert [a.text for a in again.evidence.answers] == [a.text for a in first.evidence.answers]
+
+
+def test_a_run_whose_money_ends_keeps_what_it_paid_for_until_there_is_more(suite: Path, served: Served) -> None:
+    (suite / "suite.yaml").write_text(SUITE + "budget: {max_requests: 100}\n")
+    short = launch(options(suite, served))
+    assert served.asked == 100
+    assert any(
+        "the budget of the suite is spent: 60 answers and scores are missing" in line for line in habits(short.evidence)
+    )
+    (suite / "suite.yaml").write_text(SUITE + "budget: {max_requests: 160}\n")
+    whole = launch(options(suite, served))
+    assert served.asked == 160
+    assert not [line for line in habits(whole.evidence) if "budget" in line]
+    assert not (suite / "out/journal.jsonl").exists()

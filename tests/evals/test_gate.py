@@ -70,7 +70,7 @@ def test_missing_scores_could_have_gone_either_way_and_are_counted_as_such() -> 
 @pytest.mark.parametrize("estimate", [-0.5, 0.5])
 def test_too_few_conversations_and_too_many_gaps_are_named(estimate: float) -> None:
     few = comparison(estimate, scored=Difference(estimate, 0.01, 4.0, 5, 5), applicable=5)
-    assert "5 conversations are scored" in decide([few], BETTER).reasons[0]
+    assert "scored on both sides: 5 conversations" in decide([few], BETTER).reasons[0]
     gaps = comparison(estimate, applicable=150)
     assert "50 of 150 pairs are not scored" in decide([gaps], BETTER).reasons[0]
     assert decide([few, gaps], BETTER).verdict is Verdict.INCONCLUSIVE

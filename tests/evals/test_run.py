@@ -322,6 +322,34 @@ def test_a_target_that_never_answers_breaks_the_run_and_is_no_zero(suite: Path, 
     assert "model_not_found" in result.output
 
 
+def test_a_part_of_a_run_has_no_verdict_and_its_parts_together_have(suite: Path, served: Served) -> None:
+    command = ["run", suite, "--candidate", "good", "--baseline", "bad", "--url", served.url, "--out", suite / "out"]
+    told = [invoke(*command, "--shard", f"{n}/2") for n in (1, 2)]
+    assert [one.exit_code for one in told] == [0, 0]
+    parts = sorted((suite / "out").rglob("evidence.json"))
+    assert len(parts) == 2
+    assert str(parts[0]) in told[0].output.replace("\n", "")
+    assert not list((suite / "out").rglob("report.json"))
+    half = invoke("compare", parts[0])
+    assert half.exit_code == 3
+    assert "10 of 20 conversations: this is a part of a run" in half.output
+    with pytest.raises(RecordError, match="part of a run"):
+        verify(build_report(load_evidence(parts[1])), None)
+    assert invoke("compare", *parts).exit_code == 0
+
+
+def test_labels_of_a_metric_that_is_not_there_stop_the_run_before_it_asks(suite: Path, served: Served) -> None:
+    path = suite / "labels.jsonl"
+    path.write_text('{"metric": "helpfull", "sample_id": "c00", "setting": "good", "human": true}\n')
+    command = ["run", suite, "--candidate", "good", "--baseline", "bad", "--url", served.url, "--out", suite / "out"]
+    typo = invoke(*command, "--labels", path)
+    assert (typo.exit_code, served.asked) == (3, 0)
+    assert "labels of helpfull: the suite has no such metric, but brief, helpful" in typo.output
+    assert invoke(*command).exit_code == 0
+    again = invoke("calibrate", suite / "out" / "report.json", path)
+    assert again.exit_code == 3
+
+
 def test_the_key_of_the_gateway_is_not_sent_to_judges_elsewhere(suite: Path, served: Served) -> None:
     command = ["run", suite, "--candidate", "bad", "--baseline", "good", "--url", served.url, "--out", suite / "out"]
     keys = {"CALLGATE_API_KEY": "ours", "CALLGATE_JUDGE_KEY": ""}

@@ -152,3 +152,38 @@ def test_a_journal_that_is_none_is_named(tmp_path: Path) -> None:
     path.write_text("hello\n" + json.dumps({"key": "a", "reply": {}}) + "\n")
     with pytest.raises(RecordError, match=r"j\.jsonl:1"):
         Journal.open(path)
+
+
+def test_what_was_under_way_when_a_process_died_is_remembered_at_its_worst(tmp_path: Path) -> None:
+    path = tmp_path / "j.jsonl"
+    journal = Journal.open(path)
+    for key in "abc":
+        journal.begin(key, Decimal(2))
+    journal.put("a", {"text": "x"})
+    journal.end("b")
+    journal.close()
+    journal = Journal.open(path)
+    assert (journal.lost_usd, len(journal)) == ((Decimal(2),), 1)
+    journal.begin("c", Decimal(3))
+    journal.put("c", {"text": "y"})
+    journal.close()
+    assert Journal.open(path).lost_usd == (Decimal(2),)
+
+
+@pytest.mark.parametrize(
+    ("script", "cost"),
+    [
+        (lambda: reply(prompt_tokens=50, completion_tokens=10), "0.06"),
+        (lambda: web.json_response({"choices": [{"message": {"content": "x"}, "finish_reason": "stop"}]}), "worst"),
+        (lambda: web.Response(text="<html>", content_type="text/html"), "worst"),
+        (lambda: web.json_response({"error": {"code": "invalid"}}, status=400), "0"),
+    ],
+)
+async def test_an_answer_that_does_not_say_what_it_took_is_taken_for_the_worst(
+    double: Any, make_client: Any, script: Any, cost: str
+) -> None:
+    double.script = lambda body, number: script()
+    budget, price = Budget(max_cost_usd=Decimal(100)), Price(Decimal(1000), Decimal(1000))
+    await make_client(budget=budget).ask(BODY, version="1", repeat=0, price=price)
+    worst = price.of(len(json.dumps(BODY).encode()), BODY.get("max_tokens") or 4096)
+    assert budget.cost_usd == (worst if cost == "worst" else Decimal(cost))
