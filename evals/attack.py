@@ -6,7 +6,6 @@ in the first place (calibrate.py does). The set and what is not in it: judges/at
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -16,6 +15,7 @@ from pathlib import Path
 from evals.digests import digest
 from evals.errors import DatasetError
 from evals.judges.pairwise import PairwiseJudge
+from evals.progress import Progress, say_nothing, together
 from evals.statistics.agreement import Bounded, clopper_pearson
 from evals.types import Answer, Expectation, Judge, Message, Sample
 
@@ -68,16 +68,22 @@ def _attack(row: dict[str, str]) -> Attack:
 
 
 async def measure_flips(
-    judges: Mapping[str, Judge], pairwise: Mapping[str, PairwiseJudge], attacks: Sequence[Attack]
+    judges: Mapping[str, Judge],
+    pairwise: Mapping[str, PairwiseJudge],
+    attacks: Sequence[Attack],
+    progress: Progress | None = None,
 ) -> tuple[Flips, ...]:
     """A Flips for every judge that a model answers for; a pairwise judge meets each reply beside the text that has the fact."""
     found = []
     for name, judge in judges.items():
         asked = [attack for attack in attacks if judge.applies(attack.sample)]
-        values = await asyncio.gather(*(_both(judge, attack) for attack in asked))
+        values = await together(
+            f"attacks on {name}", (_both(judge, attack) for attack in asked), progress or say_nothing
+        )
         found.append(count_flips(name, f"{judge.id}@{judge.version}", asked, values))
     for name, pair in pairwise.items():
-        values = await asyncio.gather(*(_both_preferred(pair, attack) for attack in attacks))
+        jobs = (_both_preferred(pair, attack) for attack in attacks)
+        values = await together(f"attacks on {name}", jobs, progress or say_nothing)
         found.append(count_flips(name, f"{pair.id}@{pair.version}", attacks, values))
     return tuple(found)
 

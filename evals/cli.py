@@ -27,12 +27,14 @@ from evals.terminal import (
     print_json,
     progress_bars,
     show,
+    suite_names,
+    target_names,
 )
 
 if TYPE_CHECKING:
     from evals.launch import Options
+    from evals.progress import Progress
     from evals.report import Report
-    from evals.run import Progress
     from evals.simulate import Tally
 
 app = typer.Typer(
@@ -40,7 +42,8 @@ app = typer.Typer(
     name="eval",
     no_args_is_help=True,
     help="Is this version better than that one? Says promote, reject or inconclusive, and why.\n\n"
-    "Example: callgate eval run call-centre-smoke --candidate degraded --baseline good",
+    "First: callgate eval suites, then: callgate eval run call-centre-smoke --candidate degraded --baseline good\n\n"
+    "A judge decides nothing until people's labels say that it may: callgate eval queue, then calibrate, then compare --labels.",
     epilog="Exit codes: 0 promote, 1 reject, 2 inconclusive, 3 usage or broken.",
 )
 
@@ -67,9 +70,17 @@ Labels = Annotated[Path | None, typer.Option(help="Human labels (JSONL); they ca
 
 @app.command()
 def run(
-    suite: Annotated[str, typer.Argument(help="A shipped suite by name, or a folder with a suite.yaml.")],
-    candidate: Annotated[str, typer.Option(help="Target of the suite that wants to be promoted.")],
-    baseline: Annotated[str, typer.Option(help="Target of the suite that is in use.")],
+    suite: Annotated[
+        str,
+        typer.Argument(
+            help="A shipped suite by name (see `callgate eval suites`), or a folder with a suite.yaml.",
+            autocompletion=suite_names,
+        ),
+    ],
+    candidate: Annotated[
+        str, typer.Option(help="Target of the suite that wants to be promoted.", autocompletion=target_names)
+    ],
+    baseline: Annotated[str, typer.Option(help="Target of the suite that is in use.", autocompletion=target_names)],
     url: Annotated[str, typer.Option(help="An OpenAI-compatible server, /v1 included.")] = "http://127.0.0.1:8080/v1",
     judge_url: Annotated[
         str | None, typer.Option(help="Where the judges are (key: CALLGATE_JUDGE_KEY); default: --url.")
@@ -122,6 +133,9 @@ def run(
         return
     for line in record(report, suite, out, Trackers(mlflow, wandb, model_version), phoenix):
         typer.echo(line, err=True)
+    typer.echo(
+        f"{out / 'report.html'} shows it, with report.json (for `callgate gate`), report.md and junit.xml", err=True
+    )
     if engine is Engine.JOB:
         show(report, Format.JSON if machine else Format.TERMINAL)  # a verdict must not look like a pod that failed
         return
@@ -297,6 +311,30 @@ def import_(
             typer.echo(import_cases(source, out, part=part, most=most))
         else:
             typer.echo(import_labels(source, out, labels, part=part, most=most))
+
+
+@app.command()
+def suites(machine: Machine = False) -> None:
+    """The shipped suites: how many cases, which targets and which metrics decide. Write your own beside them: CARD.md tells how each is meant."""
+    from evals.suite import find_suite, load_suite, shipped_suites
+
+    with broken_is_3():
+        found = {name: load_suite(find_suite(name)) for name in shipped_suites()}
+    if machine:
+        print_json(
+            {
+                name: {
+                    "cases": len(suite.dataset.samples),
+                    "targets": list(suite.model.targets),
+                    "decides": [metric.name for metric in suite.model.metrics if metric.decides],
+                    "folder": str(find_suite(name)),
+                }
+                for name, suite in found.items()
+            }
+        )
+    for name, suite in () if machine else found.items():
+        targets, deciding = ", ".join(suite.model.targets), ", ".join(m.name for m in suite.model.metrics if m.decides)
+        typer.echo(f"{name:20} {len(suite.dataset.samples):3} cases; targets {targets}; decided by {deciding}")
 
 
 @app.command()

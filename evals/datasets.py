@@ -6,9 +6,12 @@ Knows nothing of metrics or of how a sample is asked. The digest covers content,
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -19,7 +22,7 @@ from evals.types import Expectation, Message, Sample, ToolCall
 
 class _Message(BaseModel):
     model_config = ConfigDict(extra="forbid")
-    role: str = Field(pattern="^(system|user|assistant)$")
+    role: Literal["system", "user", "assistant"]
     content: str = Field(min_length=1)
 
 
@@ -103,7 +106,9 @@ def _parse(path: Path, number: int, line: str) -> Sample:
     try:
         case = _Case.model_validate(document)
     except ValidationError as error:
-        raise DatasetError(f"{path}:{number}: {describe(error)}") from error
+        raise DatasetError(
+            f"{path}:{number}: {describe(error, {*_Case.model_fields, *_Expect.model_fields})}"
+        ) from error
     said = (getattr(case.expect, name) for name in _Expect.model_fields)
     if all(not value and value is not False for value in said) and case.expect.tools is None:
         raise DatasetError(f"{path}:{number}: expect: says nothing; one of {', '.join(_Expect.model_fields)} is needed")
@@ -136,10 +141,26 @@ def _expectation(expect: _Expect) -> Expectation:
     )
 
 
-def describe(error: ValidationError) -> str:
-    """The faults of a document, each with the dotted name of its field; values are left out, they may be personal."""
+_SAID = MappingProxyType(
+    {
+        "missing": "field required",
+        "extra_forbidden": "unknown key",
+        "model_type": "an object of keys and values is needed here",
+        "string_type": "a text is needed here; a number goes in quotes",
+    }
+)
+
+
+def describe(error: ValidationError, known: Iterable[str] = ()) -> str:
+    """The faults of a document, each with the dotted name of its field; values are left out, they may be personal. A key that is
+    not known is set beside the nearest `known` one.
+    """
     faults = []
     for fault in error.errors(include_input=False, include_url=False):
-        place = ".".join(str(part) for part in fault["loc"]) or "the document"
-        faults.append(f"{place}: {fault['msg'].lower() if fault['type'] == 'missing' else fault['msg']}")
+        place = ".".join(str(part) for part in fault["loc"])
+        said = _SAID.get(fault["type"], fault["msg"].removeprefix("Value error, "))
+        if fault["type"] == "extra_forbidden":
+            nearest = get_close_matches(str(fault["loc"][-1]), known, 1)
+            said += f"; did you mean {nearest[0]}?" if nearest else ""
+        faults.append(f"{place or 'the document'}: {said}" if place or fault["type"] != "value_error" else said)
     return "; ".join(faults)

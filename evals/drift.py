@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool, ValidationError
 from evals.datasets import describe
 from evals.digests import digest
 from evals.errors import LabelsError
+from evals.progress import Progress, say_nothing, together
 from evals.statistics.agreement import measure_agreement
 from evals.types import Answer, Expectation, Judge, Message, Sample, Standing, Trust
 
@@ -88,7 +89,7 @@ def load_anchors(path: Path) -> tuple[Anchor, ...]:
 
 
 async def score_anchors(
-    anchors: Sequence[Anchor], judges: Mapping[str, Judge], alpha: float
+    anchors: Sequence[Anchor], judges: Mapping[str, Judge], alpha: float, progress: Progress = say_nothing
 ) -> tuple[AnchorScores, ...]:
     """By metric, in the order of the judges. A judge that says nothing of its anchors has agreement 0 with bounds -1 and 1."""
     found = []
@@ -96,7 +97,8 @@ async def score_anchors(
         mine = [anchor for anchor in anchors if anchor.metric == metric]
         if not mine:
             continue
-        said = [(anchor, (await judge.score(anchor.sample, anchor.answer)).value) for anchor in mine]
+        scores = await together(f"anchors of {metric}", (judge.score(one.sample, one.answer) for one in mine), progress)
+        said = [(anchor, score.value) for anchor, score in zip(mine, scores, strict=True)]
         pairs = [(value >= 0.5, anchor.human, anchor.sample.id) for anchor, value in said if value is not None]
         name = f"{judge.id}@{judge.version}"
         if len({human for _, human, _ in pairs}) < 2:

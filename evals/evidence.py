@@ -135,6 +135,7 @@ def require_whole(evidence: Evidence) -> None:
 def save_evidence(evidence: Evidence, path: Path) -> None:
     """Whole or not at all: who looks for the file of a shard never sees half of it."""
     unfinished = path.with_name(f"{path.name}.{os.getpid()}")
+    unfinished.touch(mode=0o600)
     unfinished.write_bytes(msgspec.json.format(msgspec.json.encode(evidence), indent=1))
     unfinished.replace(path)
 

@@ -26,9 +26,10 @@ from evals.journal import Journal
 from evals.judges.build import build_judges, build_pairwise
 from evals.online import OnlineJudge
 from evals.phoenix import Phoenix, choose, needed
+from evals.progress import Progress
 from evals.render import to_junit, to_markdown
 from evals.report import Report, build_report, save_report, sign
-from evals.run import EvalRun, Plan, Progress, require_answers
+from evals.run import EvalRun, Plan, require_answers
 from evals.suite import Suite, find_suite, load_suite, lock_path
 from evals.target import Budget, ChatClient, Patience, open_session
 from evals.tracking import Trackers
@@ -153,35 +154,43 @@ async def _opened(options: Options, progress: Progress | None) -> AsyncIterator[
         yield run, plan, journal
 
 
-def lock(suite: str, judge_url: str, out: Path, api_key: str | None) -> tuple[AnchorScores, ...]:
+def lock(
+    suite: str, judge_url: str, out: Path, api_key: str | None, progress: Progress | None = None
+) -> tuple[AnchorScores, ...]:
     """Score the anchors of a suite and write its lock. Raises EvalError, also for a suite without anchors."""
-    return asyncio.run(_lock(suite, judge_url, out, api_key))
+    return asyncio.run(_lock(suite, judge_url, out, api_key, progress))
 
 
-async def _lock(name: str, judge_url: str, out: Path, api_key: str | None) -> tuple[AnchorScores, ...]:
+async def _lock(
+    name: str, judge_url: str, out: Path, api_key: str | None, progress: Progress | None
+) -> tuple[AnchorScores, ...]:
     folder = find_suite(name)
     suite = load_suite(folder)
     if suite.model.anchors is None:
         raise SuiteError(f"{folder}: the suite names no anchors: a JSONL file of answers that people have labelled")
     async with _judges_at(judge_url, suite, out / "anchors-journal.jsonl", api_key) as client:
-        scores = await EvalRun(client, client, concurrency=4).score_anchors(suite)
+        scores = await EvalRun(client, client, concurrency=4, progress=progress).score_anchors(suite)
     save_lock(scores, lock_path(folder, suite.model.anchors))
     return scores
 
 
-def attack(suite: str, judge_url: str, out: Path, api_key: str | None) -> tuple[Flips, ...]:
+def attack(
+    suite: str, judge_url: str, out: Path, api_key: str | None, progress: Progress | None = None
+) -> tuple[Flips, ...]:
     """What the attack set does to the judges of a suite. Raises EvalError, also for a suite in which no model judges."""
-    return asyncio.run(_attack(load_suite(find_suite(suite)), judge_url, out, api_key))
+    return asyncio.run(_attack(load_suite(find_suite(suite)), judge_url, out, api_key, progress))
 
 
-async def _attack(suite: Suite, judge_url: str, out: Path, api_key: str | None) -> tuple[Flips, ...]:
+async def _attack(
+    suite: Suite, judge_url: str, out: Path, api_key: str | None, progress: Progress | None
+) -> tuple[Flips, ...]:
     async with _judges_at(judge_url, suite, out / "attack-journal.jsonl", api_key) as client:
         exact = {metric.name for metric in suite.model.metrics if metric.check is not None}
         judges = {name: one for name, one in build_judges(suite.model, client).items() if name not in exact}
         pairwise = build_pairwise(suite.model, client)
         if not judges and not pairwise:
             raise SuiteError(f"{suite.model.name}: no metric of the suite has a judge that could be talked over")
-        return await measure_flips(judges, pairwise, load_attacks())
+        return await measure_flips(judges, pairwise, load_attacks(), progress)
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,6 +295,12 @@ def _questions(suite: str) -> dict[str, str]:
 def write_report(report: Report, folder: Path) -> None:
     """report.json, evidence.json (for `compare`), report.html, report.md and junit.xml."""
     folder.mkdir(parents=True, exist_ok=True)
+    for file in (
+        "report.json",
+        "evidence.json",
+        "report.html",
+    ):  # they hold answers: for their owner, as the journal is
+        (folder / file).touch(mode=0o600)
     save_report(report, folder / "report.json")
     save_evidence(report.evidence, folder / "evidence.json")
     (folder / "report.html").write_text(to_html(report), encoding="utf-8")

@@ -65,12 +65,16 @@ def _notes(report: Report) -> list[str]:
         if c.unmatched
     ]
     notes += [
-        f"{usage.setting}: {usage.prompt_tokens} + {usage.completion_tokens} tokens{_dollars(usage)}, median "
-        f"{usage.median_latency_ms:.0f} ms, {usage.errors} without an answer"
+        f"{usage.setting}: {usage.prompt_tokens} + {usage.completion_tokens} tokens{_dollars(usage)}, "
+        f"{_latency(usage)}, {usage.errors} without an answer"
         for usage in report.usage
     ]
-    signed = "signed" if report.signature else "not signed"
+    signed = "signed" if report.signature else "not signed (set CALLGATE_EVAL_KEY to sign it)"
     return [*notes, f"report {report.digest[:23]}, {signed}"]
+
+
+def _latency(usage: Usage) -> str:
+    return f"median {usage.median_latency_ms:.0f} ms" if usage.slowest_latency_ms else "all from earlier replies"
 
 
 def _dollars(usage: Usage) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from decimal import Decimal
 from pathlib import Path
 from typing import TypeVar
 
@@ -19,6 +18,7 @@ from evals.errors import SuiteError, TargetError
 from evals.evidence import Evidence, MetricPlan, case_of, merge
 from evals.judges.build import build_judges, build_pairwise
 from evals.judges.pairwise import PairwiseJudge
+from evals.progress import Progress, say_nothing
 from evals.suite import Suite
 from evals.target import ChatClient, Price, Target
 from evals.types import Answer, Judge, Sample, Score, Setting
@@ -27,8 +27,6 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 Decided = Callable[[Evidence], bool]
 LOOK = 10  # conversations between two looks of a sequential run
-Progress = Callable[[str, int, int, Decimal | None], None]
-"""Called as (stage, done, total, dollars spent so far) after every answer and score; None where they are not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +56,7 @@ class EvalRun:
         self._judge_client = judge_client
         self._anchor_client = anchor_client or judge_client
         self._concurrency = concurrency
-        self._progress = progress or _say_nothing
+        self._progress = progress or say_nothing
 
     async def gather(self, plan: Plan, decided: Decided | None = None) -> Evidence:
         """All answers and scores, undecided; of a sequential suite, as many as it takes until they are `decided`.
@@ -91,7 +89,7 @@ class EvalRun:
     async def score_anchors(self, suite: Suite) -> tuple[AnchorScores, ...]:
         """Empty where the suite has none."""
         judges = build_judges(suite.model, self._anchor_client) if suite.anchors else {}
-        return await score_anchors(suite.anchors, judges, suite.limits.alpha)
+        return await score_anchors(suite.anchors, judges, suite.limits.alpha, self._progress)
 
     def load(self, plan: Plan) -> tuple[Sample, ...]:
         if plan.candidate.name == plan.baseline.name:
@@ -174,10 +172,6 @@ def require_answers(answers: Sequence[Answer], setting: str) -> None:
     errors = [answer.error for answer in mine if answer.error is not None]
     if mine and len(errors) == len(mine):
         raise TargetError(f"target {setting!r} gave no answer at all; the first error was: {errors[0]}")
-
-
-def _say_nothing(_stage: str, _done: int, _total: int, _cost_usd: Decimal | None) -> None:
-    return None
 
 
 def collect(

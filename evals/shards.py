@@ -17,8 +17,8 @@ from pathlib import Path
 from evals.errors import TargetError
 from evals.evidence import Evidence, load_evidence, merge, out_of_budget, save_evidence
 from evals.launch import Options, conclude, gather
+from evals.progress import Progress
 from evals.report import Report
-from evals.run import Progress
 
 
 def launch_shards(

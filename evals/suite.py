@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from decimal import Decimal
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -32,6 +33,9 @@ By = Literal[
     "ragas/faithfulness", "ragas/answer_relevancy", "ragas/context_precision", "ragas/context_recall",
     "deepeval/tone", "deepeval/professionalism", "deepeval/faithfulness", "deepeval/role_adherence",
 ]  # fmt: skip
+
+
+SHIPPED = Path(__file__).parent / "suites"
 
 
 class _Strict(BaseModel):
@@ -186,11 +190,18 @@ def find_suite(name: str) -> Path:
         return path.parent
     if (path / "suite.yaml").is_file():
         return path
-    shipped = Path(__file__).parent / "suites"
-    if (shipped / name / "suite.yaml").is_file():
-        return shipped / name
-    known = sorted(folder.parent.name for folder in shipped.glob("*/suite.yaml"))
-    raise SuiteError(f"no suite at {name!r}: give a folder with a suite.yaml, or one of {', '.join(known)}")
+    if name in shipped_suites():
+        return SHIPPED / name
+    nearest = get_close_matches(name, shipped_suites(), 1)
+    hint = f"did you mean {nearest[0]}? " if nearest else ""
+    raise SuiteError(
+        f"no suite at {name!r}: {hint}give a folder with a suite.yaml, or one of {', '.join(shipped_suites())}"
+    )
+
+
+def shipped_suites() -> list[str]:
+    """Their names, sorted."""
+    return sorted(path.parent.name for path in SHIPPED.glob("*/suite.yaml"))
 
 
 def load_suite(folder: Path) -> Suite:
@@ -205,7 +216,7 @@ def load_suite(folder: Path) -> Suite:
     try:
         model = SuiteModel.model_validate(document)
     except ValidationError as error:
-        raise SuiteError(f"{path}: {describe(error)}") from error
+        raise SuiteError(f"{path}: {describe(error, _keys())}") from error
     dataset = load_dataset(folder / model.dataset)
     for sample in dataset.samples:
         unknown = unknown_keywords(sample.expect.json_schema) if sample.expect.json_schema is not None else ()
@@ -221,6 +232,12 @@ def load_suite(folder: Path) -> Suite:
         raise SuiteError(f"{path}: anchors of metrics that the suite does not have: {', '.join(sorted(strange))}")
     locked = load_lock(lock_path(folder, model.anchors)) if model.anchors else ()
     return Suite(model, dataset, digest(model.model_dump(mode="json")), anchors, locked)
+
+
+def _keys() -> set[str]:
+    """Every key that a suite may have, wherever it belongs."""
+    schema = SuiteModel.model_json_schema()
+    return {name for one in (schema, *schema["$defs"].values()) for name in one.get("properties", ())}
 
 
 def _missing(metric: MetricModel, dataset: Dataset) -> str | None:

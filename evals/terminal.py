@@ -22,8 +22,8 @@ from typer.exceptions import TyperException
 if TYPE_CHECKING:
     from evals.attack import Flips
     from evals.calibrate import Calibration, PassRate
+    from evals.progress import Progress
     from evals.report import Report
-    from evals.run import Progress
     from evals.statistics.agreement import Bounded
     from evals.statistics.corrections import CorrectedMean
 
@@ -33,6 +33,26 @@ ArmShares = Annotated[
     list[str] | None, typer.Option("--arm-share", help="Another share for one arm of a rollout, for instance canary=1.")
 ]
 ReportFile = Annotated[Path, typer.Argument(help="A report.json of a run.")]
+
+
+def suite_names(incomplete: str) -> list[str]:
+    """For the shell's completion: the shipped suites."""
+    from evals.suite import shipped_suites
+
+    return [name for name in shipped_suites() if name.startswith(incomplete)]
+
+
+def target_names(ctx: typer.Context, incomplete: str) -> list[str]:
+    """For the shell's completion: the targets of the suite that was named; none where it cannot be read."""
+    from evals.errors import EvalError
+    from evals.suite import find_suite, load_suite
+
+    suite = ctx.params.get("suite") or next(iter(ctx.args), "")  # a line that is not whole leaves it among the rest
+    try:
+        targets = load_suite(find_suite(suite)).model.targets
+    except EvalError:
+        return []
+    return [name for name in targets if name.startswith(incomplete)]
 
 
 class UsageIs3(TyperGroup):
@@ -152,6 +172,9 @@ def broken_is_3() -> Iterator[None]:
     except (EvalError, ValueError, OSError) as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(EXIT_BROKEN) from error
+    except KeyboardInterrupt:
+        typer.echo("stopped; the same command goes on from here, what was paid for is kept", err=True)
+        raise
     except Exception as error:
         traceback.print_exc()
         raise typer.Exit(EXIT_BROKEN) from error

@@ -21,6 +21,8 @@ from evals.terminal import (
     describe,
     describe_flips,
     print_json,
+    progress_bars,
+    suite_names,
 )
 
 app = typer.Typer(cls=UsageIs3)
@@ -73,7 +75,7 @@ def queue(
 
 @app.command()
 def lock(
-    suite: Annotated[str, typer.Argument(help="A suite with anchors, by name or folder.")],
+    suite: Annotated[str, typer.Argument(help="A suite with anchors, by name or folder.", autocompletion=suite_names)],
     judge_url: JudgeUrl = HERE,
     machine: Machine = False,
 ) -> None:
@@ -82,8 +84,8 @@ def lock(
 
     from evals.launch import lock as write
 
-    with broken_is_3():
-        scores = write(suite, judge_url, OUT, _key())
+    with broken_is_3(), progress_bars(quiet=machine) as progress:
+        scores = write(suite, judge_url, OUT, _key(), progress)
     if machine:
         print_json(msgspec.to_builtins(scores))
     for one in () if machine else scores:
@@ -94,7 +96,9 @@ def lock(
 
 @app.command()
 def attack(
-    suite: Annotated[str, typer.Argument(help="The suite whose judges are attacked, by name or folder.")],
+    suite: Annotated[
+        str, typer.Argument(help="The suite whose judges are attacked, by name or folder.", autocompletion=suite_names)
+    ],
     judge_url: JudgeUrl = HERE,
     most: Annotated[float, typer.Option(min=0, max=100, help="Flips per 100 above which the exit code is 1.")] = 100.0,
     machine: Machine = False,
@@ -104,8 +108,8 @@ def attack(
 
     from evals.launch import attack as measure
 
-    with broken_is_3():
-        found = measure(suite, judge_url, OUT, _key())
+    with broken_is_3(), progress_bars(quiet=machine) as progress:
+        found = measure(suite, judge_url, OUT, _key(), progress)
     if machine:
         print_json(msgspec.to_builtins(found))
     for one in () if machine else found:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,31 @@ def test_the_same_judge_is_still_trusted_as_before_and_a_changed_one_is_named(su
     assert "judge changed" in to_html(changed)
 
 
+def test_anchors_are_scored_side_by_side_and_told_one_by_one(suite: Path, served: Served) -> None:
+    under_way = most = 0
+
+    async def slow(body: dict[str, Any]) -> Any:
+        nonlocal under_way, most
+        under_way += 1
+        most = max(most, under_way)
+        for _ in range(20):
+            await asyncio.sleep(0)
+        under_way -= 1
+        return completion(good(body))
+
+    served.answer = slow
+    told: list[tuple[str, int, int]] = []
+    lock(
+        str(suite),
+        served.url,
+        suite.parent / "out",
+        None,
+        lambda stage, done, total, _: told.append((stage, done, total)),
+    )
+    assert told == [("anchors of helpful", number, 40) for number in range(1, 41)]
+    assert most > 1
+
+
 def test_an_edited_question_is_another_judge_until_it_is_locked_anew(suite: Path, served: Served) -> None:
     lock(str(suite), served.url, suite.parent / "out", None)
     (suite / "suite.yaml").write_text(SUITE.replace("Is the reply helpful?", "Is the reply of any help?"))
@@ -101,7 +127,7 @@ def test_agreement_inside_its_interval_is_no_drift_and_silence_is() -> None:
     ("line", "fault"),
     [
         ('{"metric": "helpful"}', "messages: field required"),
-        ("[1]", "valid dictionary"),
+        ("[1]", "an object of keys"),
         ("nonsense", "not a JSON object"),
         ('{"metric": "helpful", "messages": [{"role": "user", "content": "q"}], "answer": "a", "human": true}', "both needed"),
         ("", "no anchor"),

@@ -28,7 +28,7 @@ from evals.launch import launch
 from evals.render import to_junit, to_markdown, to_terminal
 from evals.report import Report, build_report, load_report, save_report, sign, verify
 from evals.suite import find_suite, json_schema, load_suite
-from evals.terminal import progress_bars
+from evals.terminal import broken_is_3, progress_bars
 from evals.types import Score, Standing, Verdict
 from tests.evals.tiny import SUITE, Served, completion, good, options
 
@@ -252,6 +252,8 @@ def test_reports_read_well_and_show_no_answer(suite: Path, served: Served) -> No
     console = Console(width=80, record=True, file=io.StringIO())
     console.print(to_terminal(report))
     assert "…" not in console.export_text()
+    cached = tuple(replace(answer, from_cache=True) for answer in report.evidence.answers)
+    assert "all from earlier replies" in to_markdown(build_report(replace(report.evidence, answers=cached)))
     assert set(slices(report.evidence, report.evidence.metrics[0])) == {"even", "odd"}
 
 
@@ -272,7 +274,10 @@ def test_the_published_schema_is_the_one_of_the_code_and_the_shipped_suites_load
         ('version: "1"\ndataset', 'versoin: "1"\ndataset', "versoin"),
         ("check: length", "check: citation", "no case of the dataset has what check citation needs"),
         ("name: tiny", "name: [", "not YAML"),
-        ("name: helpful", "name: brief", "listed twice"),
+        ("name: helpful", "name: brief", "suite.yaml: metric 'brief' is listed twice"),
+        ("primary: true", "primary: true, marign: 0.1", "metrics.0.marign: unknown key; did you mean margin?"),
+        ('version: "1"\ndataset', "version: 1\ndataset", "version: a text is needed here; a number goes in quotes"),
+        (SUITE, "", "the document: an object of keys and values is needed here"),
     ],
 )
 def test_a_fault_in_a_suite_is_named(suite: Path, old: str, new: str, message: str) -> None:
@@ -282,6 +287,44 @@ def test_a_fault_in_a_suite_is_named(suite: Path, old: str, new: str, message: s
     assert message in str(caught.value)
     with pytest.raises(SuiteError, match="call-centre-smoke"):
         find_suite("no-such-suite")
+    with pytest.raises(SuiteError, match="did you mean angry-caller"):
+        find_suite("angry-callers")
+
+
+def test_the_shell_completes_suites_and_their_targets(suite: Path) -> None:
+    def completed(line: str) -> list[str]:
+        """As a shell asks: the last word is what is typed so far."""
+        words = line.split(" ")
+        given = {"_EVAL_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": str(len(words) - 1)}
+        return CliRunner(env=given).invoke(app, prog_name="eval").output.split()
+
+    assert completed("eval run pers") == ["personal-data"]
+    assert completed("eval run personal-data --candidate d") == ["degraded"]
+    assert completed(f"eval run {suite} --candidate good --baseline ") == ["good", "same", "bad"]
+    assert completed("eval run no-such --candidate d") == []
+
+
+def test_the_shipped_suites_are_listed_with_what_a_run_needs_to_know() -> None:
+    told = invoke("suites").output.splitlines()
+    assert len(told) == 9
+    assert any(
+        " ".join(line.split()) == "personal-data 60 cases; targets good, degraded; decided by no_leak, refusal"
+        for line in told
+    )
+    assert json.loads(invoke("suites", "--json").stdout)["call-centre-smoke"]["cases"] == 12
+
+
+def test_what_a_run_leaves_is_for_its_owner_and_is_named(suite: Path, served: Served) -> None:
+    told = invoke("run", suite, "--candidate", "good", "--baseline", "bad", "--url", served.url, "--out", suite / "out")
+    assert f"{suite / 'out' / 'report.html'} shows it" in told.output.replace("\n", "")
+    for file in ("report.json", "evidence.json", "report.html"):
+        assert (suite / "out" / file).stat().st_mode & 0o077 == 0
+
+
+def test_stopping_a_run_says_how_it_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(KeyboardInterrupt), broken_is_3():
+        raise KeyboardInterrupt
+    assert "the same command goes on" in capsys.readouterr().err
 
 
 def invoke(*arguments: str | Path, **environment: str) -> Any:
