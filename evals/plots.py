@@ -124,7 +124,7 @@ def band(
     middle = _points([(at, estimate) for at, estimate, _, _ in rows], x, y)
     parts.append(f'<polyline points="{middle}" fill="none" stroke="{BLUE}" stroke-width="2"/>')
     parts += [
-        _text(x(place), bottom + 18, f"{place:.0f}", anchor="middle") for place in (first, (first + last) / 2, last)
+        _text(x(place), bottom + 18, f"{place:.3g}", anchor="middle") for place in (first, (first + last) / 2, last)
     ]
     parts.append(_text((left + WIDTH - 30) / 2, height - 10, across, anchor="middle"))
     return _svg(height, title, parts)

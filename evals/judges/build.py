@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from evals.judges.by_deepeval import DeepEvalJudge
 from evals.judges.by_ragas import RagasJudge
-from evals.judges.checks import Check
+from evals.judges.checks import CHECKS, Check
 from evals.judges.faithfulness import FaithfulnessHead, LocalFaithfulness
 from evals.judges.model import ModelJudge
 from evals.judges.pairwise import PairwiseJudge
 from evals.judges.panel import Panel
-from evals.judges.structured import Asking
+from evals.judges.structured import NEEDS, Asking
 from evals.suite import JudgeModel, MetricModel, SuiteModel
 from evals.target import ChatClient, Price
-from evals.types import Judge
+from evals.types import Expectation, Judge, Message, Sample
 
 
 def build_judges(suite: SuiteModel, client: ChatClient) -> dict[str, Judge]:
@@ -30,6 +30,18 @@ def build_pairwise(suite: SuiteModel, client: ChatClient) -> dict[str, PairwiseJ
                 metric.name, metric.judge, model.model, model.question or "", model.version, client, _parameters(model), _price(model)
             )  # fmt: skip
     return found
+
+
+def applies_live(judge: str) -> bool:
+    """Whether a judge of this id (that of a MetricPlan) can score a live call, of which nobody wrote down what a good answer does."""
+    kind, _, rest = judge.partition("@")[0].partition("/")
+    name, _, most = rest.partition("/")
+    live = Sample("live", "live", "live", (Message("user", "?"),), Expectation(contexts=("?",)), "live")
+    if kind == "check":
+        return bool(most) or CHECKS[name].applies(live)
+    if kind in ("ragas", "deepeval"):
+        return all(getattr(live.expect, need) for need in NEEDS[f"{kind}/{name}"])
+    return kind != "pairwise"
 
 
 def _judge(metric: MetricModel, suite: SuiteModel, client: ChatClient) -> Judge:

@@ -50,6 +50,12 @@ def run(
         float, typer.Option(min=0, max=1, help="Share of the calls that the watch judges, as it was told.")
     ] = 1.0,
     arm_share: ArmShares = None,
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Only this metric of the suite; again for more. Default: all that live calls can be scored for."
+        ),
+    ] = None,
     stages: Annotated[str, typer.Option(help="Shares of the calls, growing.")] = "0.05,0.1,0.25,0.5",
     min_conversations: Annotated[
         int, typer.Option(min=1, help="Of the candidate, at every share, before the next.")
@@ -77,9 +83,14 @@ def run(
             timedelta(minutes=patience_minutes), operational_margin=margin,
         )  # fmt: skip
         options = RolloutOptions(
-            plan, report, labels, url, phoenix, project, out, _token(), _signing_key(unsigned=unsigned), share, arm_shares(arm_share)
+            plan, report, labels, url, phoenix, project, out, _token(), _signing_key(unsigned=unsigned), share, arm_shares(arm_share),
+            tuple(metric or ())
         )  # fmt: skip
-        ending = launch_rollout(options, (lambda _: None) if machine else lambda line: typer.echo(line, err=True))
+        say = (lambda _: None) if machine else lambda line: typer.echo(line, err=True)
+        ending = launch_rollout(options, say)
+    if ending is None:
+        typer.echo("interrupted: every call goes to the champion", err=True)
+        raise typer.Exit(EXIT_BROKEN)
     if machine:
         print_json({"outcome": ending.outcome.value, "reasons": ending.reasons, "share": ending.share})
     else:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import signal
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -44,6 +46,7 @@ class RolloutOptions:
     signing_key: bytes | None = field(repr=False)
     share: float = 1.0
     arm_shares: Mapping[str, float] = field(default_factory=dict)
+    metrics: tuple[str, ...] = ()
 
 
 class RealClock:
@@ -85,16 +88,26 @@ class PhoenixTraffic:
         return self._options.arm_shares.get(call.arm, self._options.share)
 
 
-def launch_rollout(options: RolloutOptions, say: Callable[[str], None]) -> Ending:
-    """Runs to the end; `say` hears a line a look. Raises EvalError where it cannot start."""
-    return asyncio.run(_launch(options, say))
+def launch_rollout(options: RolloutOptions, say: Callable[[str], None]) -> Ending | None:
+    """Runs to the end; `say` hears a line a look. None when it was told to stop (SIGINT, SIGTERM). Raises EvalError where it cannot start."""
+
+    async def run() -> Ending:
+        task = asyncio.current_task()
+        if task is not None and threading.current_thread() is threading.main_thread():
+            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+        return await _launch(options, say)
+
+    try:
+        return asyncio.run(run())
+    except (asyncio.CancelledError, KeyboardInterrupt):
+        return None
 
 
 async def _launch(options: RolloutOptions, say: Callable[[str], None]) -> Ending:
     plan, report = options.plan, load_report(options.report)
     verify(report, options.signing_key)
     labels = load_labels(options.labels) if options.labels else None
-    metrics = metrics_of(report, labels, plan.operational_margin)
+    metrics = metrics_of(report, labels, plan.operational_margin, options.metrics)
     options.out.mkdir(parents=True, exist_ok=True)
     looks: list[dict[str, Any]] = []
     async with open_session(2) as session:
@@ -128,14 +141,15 @@ async def _arm(admin: Admin, model: str) -> str:
 
 
 def line_of(look: Mapping[str, Any]) -> str:
-    """One look, for people."""
-    numbers = ", ".join(
-        f"{one['metric']} {one['estimate']:+.3f} [{one['low']:+.2f}, {one['high']:+.2f}] of {one['candidate']}:{one['baseline']}"
+    """One look, for people: what decides, with its interval and the conversations of both arms."""
+    numbers = "  ".join(
+        f"{one['metric']} {one['estimate']:+.2f} [{one['low']:+.2f}, {one['high']:+.2f}] {one['candidate']}:{one['baseline']}"
         for one in look.get("metrics", ())
+        if one["decides"] and one["pairs"]
     )
-    share = f"{look['share']:.0%} " if "share" in look else ""
-    return f"{look['at'][11:19]} {share}{look['action']}: {'; '.join(look['reasons'])}" + (
-        f" | {numbers}" if numbers else ""
+    share = f"{look['share']:4.0%}" if "share" in look else " " * 4
+    return f"{look['at'][11:19]} {share}  {look['action']}: {'; '.join(look['reasons'])}" + (
+        f"  |  {numbers}" if numbers else ""
     )
 
 

@@ -8,7 +8,7 @@ dies, the gateway's lease ends the same way. Opens nothing; time comes in.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -17,6 +17,7 @@ from typing import Any, Protocol
 from evals.calibrate import Labels, human_of
 from evals.compare import rectifier
 from evals.errors import LabelsError, RecordError
+from evals.judges.build import applies_live
 from evals.report import Report, labels_digest
 from evals.rollout.admin import AdminAway, AdminRefused
 from evals.rollout.live import ANSWERED, PASSED, Action, Arms, LiveMetric, LiveScore, Shown, Step, decide
@@ -102,9 +103,19 @@ class Rollout:
         self._began = self._read = clock.now()
 
     async def run(self, report: str) -> Ending:
-        """From the first share to the end. `report`: the digest of what it rests on. Raises AdminRefused or AdminAway where it cannot even start."""
+        """From the first share to the end; who is cancelled gives the share back first. `report`: the digest of what it rests on. Raises AdminRefused or
+        AdminAway where it cannot even start.
+        """
         plan = self._plan
         await self._door.start(plan.model, plan.owner, plan.stages[0], plan.lease_s, report)
+        try:
+            return await self._steps()
+        except asyncio.CancelledError:
+            await self._end(Step(Action.ROLL_BACK, ("its run was interrupted",)), 0.0)
+            raise
+
+    async def _steps(self) -> Ending:
+        plan = self._plan
         step, share = Step(Action.HOLD, ("started",)), 0.0
         for share in plan.stages:
             try:
@@ -174,13 +185,16 @@ class Rollout:
         self._say(
             {
                 "share": share, "action": step.action.value, "reasons": list(step.reasons),
-                "metrics": [{**asdict(one), "metric": one.metric.name, "margin": one.metric.margin} for one in shown],
+                "metrics": [{**asdict(one), "metric": one.metric.name, "margin": one.metric.margin, "decides": one.metric.decides} for one in shown],
             }
         )  # fmt: skip
 
 
-def metrics_of(report: Report, labels: Labels | None, operational_margin: float) -> tuple[LiveMetric, ...]:
-    """What is watched live: the two operational metrics, and those of the suite, of which a judged one decides if the gate trusted its judge.
+def metrics_of(
+    report: Report, labels: Labels | None, operational_margin: float, only: Collection[str] = ()
+) -> tuple[LiveMetric, ...]:
+    """What is watched live: the two operational metrics, and those of the suite that can be scored without knowing what a good answer does. A judged one
+    decides if the gate trusted its judge. `only`: the metrics of the suite that are wanted; empty: all.
 
     Raises RecordError where the report's verdict is not promote, LabelsError for other labels than those that the report was made with.
     """
@@ -197,7 +211,12 @@ def metrics_of(report: Report, labels: Labels | None, operational_margin: float)
     human = human_of(report.evidence, labels or {})
     trusted = {one.metric: one for one in report.comparisons}
     found = [LiveMetric(name, operational_margin) for name in (ANSWERED, PASSED)]
+    names = {plan.name for plan in report.evidence.metrics}
+    if strange := sorted(set(only) - names):
+        raise RecordError(f"the report has no metric {strange[0]!r}; it has {', '.join(sorted(names))}")
     for plan in report.evidence.metrics:
+        if not applies_live(plan.judge) or (only and plan.name not in only):
+            continue
         comparison = trusted[plan.name]
         decides = plan.decides and comparison.trust.may_decide
         shift = None
