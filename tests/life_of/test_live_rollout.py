@@ -80,7 +80,7 @@ async def roll_out(at: Gateway, url: str, suite: Path, served: Served, project: 
     """One rollout to its end, with callers and a watch beside it."""
     report, labels = await asyncio.to_thread(promoted, suite, served)
     plan = RolloutPlan(
-        "m", "run-12345678", (0.3, 0.5), min_conversations=8, every_s=0.5, settle=timedelta(0), patience=timedelta(seconds=40),
+        "m", "run-12345678", (0.3, 0.5), min_conversations=8, every_s=0.5, settle=timedelta(0), patience=timedelta(minutes=4),
         operational_margin=0.4,
     )  # fmt: skip
     told = RolloutOptions(plan, report, labels, at.url, url, project, suite / "rollout", TOKEN, KEY)
