@@ -1,7 +1,8 @@
 """`python -m evals.train faithfulness --data DIR`: reads labelled data, writes the head, prints its validation figures.
 
-Trained on BEGIN's Wizard of Wikipedia and CMU-DoG parts (CC-BY-4.0) and on edited answers of the DSTC10 knowledge base
-(Apache-2.0). BEGIN's TopicalChat part (CDLA-Sharing) is only validated on. A fifth of the conversations, by digest, is held out.
+Trained on BEGIN's Wizard of Wikipedia and CMU-DoG parts (CC-BY-4.0), on rows made from them, and on edited answers of the DSTC10
+knowledge base (Apache-2.0). BEGIN's TopicalChat part (CDLA-Sharing) is only validated on. A fifth of the conversations, by digest, is
+held out. Everything that is chosen (strength, trees, mixture, threshold) is chosen on folds of the training part.
 """
 
 from __future__ import annotations
@@ -10,32 +11,72 @@ import argparse
 import hashlib
 import json
 import random
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from evals.judges.faithfulness import WEIGHTS, FaithfulnessHead, pair_digest
-from evals.judges.overlap import FEATURES, content_overlap, measure
+from evals.judges.faithfulness import FEATURES, WEIGHTS, FaithfulnessHead, measure, pair_digest
+from evals.judges.overlap import content_overlap
+from evals.labelled import SHARE_ALIKE, Row, beside_others, edited, joined, read_begin, spoken
+from evals.statistics.agreement import measure_agreement
 
-SHARE_ALIKE = frozenset({"tc"})
 HARD = 0.7  # content overlap from which counting words no longer tells
-EDITED_DOCUMENTS = 1200
-EDITED_WEIGHT = 0.1
+SHARES = {"beside": 0.3, "joined": 0.3, "edited": 0.2}  # weight of a made row; people's own rows weigh 1
+STRENGTHS = (0.01, 0.05)
+FORESTS = ((2, 200), (3, 150))  # depth, trees
+RESAMPLES = 500
 Array = npt.NDArray[np.float64]
+Flags = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    text: str
-    reply: str
-    faithful: bool
-    source: str
-    held_out: bool
+class Table:
+    """Rows as numbers, one line each. `human` marks rows as people labelled them, `hard` those that words alone do not tell."""
+
+    rows: Sequence[Row]
+    features: Array
+    faithful: Flags
+    share: Array
+    human: Flags
+    hard: Flags
+    block: npt.NDArray[np.int64]
+
+    def take(self, chosen: Flags) -> Table:
+        return Table(
+            rows=[row for row, keep in zip(self.rows, chosen, strict=True) if keep],
+            features=self.features[chosen],
+            faithful=self.faithful[chosen],
+            share=self.share[chosen],
+            human=self.human[chosen],
+            hard=self.hard[chosen],
+            block=self.block[chosen],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """A regression and trees; each gives a logit, `mixture` (intercept and two slopes) makes one calibrated logit of both."""
+
+    mean: Array
+    scale: Array
+    weights: Array
+    bias: float
+    forest: Any
+    mixture: Array
+    threshold: float
+
+    def logits(self, features: Array) -> Array:
+        linear = ((features - self.mean) / self.scale) @ self.weights + self.bias
+        return np.column_stack([linear, self.forest.decision_function(features)])
+
+    def probability(self, features: Array) -> Array:
+        return sigmoid(self.mixture[0] + self.logits(features) @ self.mixture[1:])
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -44,143 +85,257 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("head", choices=["faithfulness"])
     parser.add_argument("--data", type=Path, required=True, help="folder of labelled data (CALLGATE_DATA_DIR)")
     parser.add_argument("--out", type=Path, default=WEIGHTS, help="where to write the head")
+    parser.add_argument(
+        "--folds-only", action="store_true", help="only say what folds of the training part say; write nothing"
+    )
     chosen = parser.parse_args(arguments)
-    begin, edited = read_begin(chosen.data), edit_answers(chosen.data, random.Random(7))  # noqa: S311 - no secret
-    chosen.out.write_text(json.dumps(train([*begin, *edited])) + "\n", encoding="utf-8")
-    print(json.dumps(validate(FaithfulnessHead.load(chosen.out), [*begin, *edited]), indent=1))
+    begin, changed = read_begin(chosen.data), edited(chosen.data, random.Random(7))  # noqa: S311 - no secret
+    table = tabulate(training_rows(begin, changed))
+    print(json.dumps(nested(table) | left_out(table), indent=1), flush=True)
+    if chosen.folds_only:
+        return
+    chosen.out.write_text(json.dumps(as_document(fit(table), table.rows)) + "\n", encoding="utf-8")
+    print(json.dumps(validate(FaithfulnessHead.load(chosen.out), begin, changed, list(spoken(chosen.data))), indent=1))
 
 
-def read_begin(data: Path) -> list[Row]:
-    """BEGIN's rows; faithful is 'Fully attributable'. Conversations about one text stay on one side of the split."""
-    rows = [json.loads(line) for line in (data / "judge_faithfulness_begin.jsonl").read_text("utf-8").splitlines()]
-    return [
-        Row(row["knowledge"], row["response"], bool(row["faithful"]), row["source"], _held_out(row["group"]))
-        for row in rows
-    ]
+def training_rows(begin: Sequence[Row], changed: Sequence[Row]) -> list[Row]:
+    """What may be trained on, and what is made of it."""
+    used = [row for row in begin if not row.held_out and row.source not in SHARE_ALIKE]
+    chance = random.Random(11)  # noqa: S311 - no secret
+    return [*used, *beside_others(used, chance), *joined(used, chance), *(r for r in changed if not r.held_out)]
 
 
-def edit_answers(data: Path, chance: random.Random) -> list[Row]:
-    """Answers of a knowledge base with one thing changed (a number, a negation), and the same answers as they are.
-
-    BEGIN is extractive and seldom wrong by a single figure; a call centre's worst answer is exactly that.
-    """
-    documents = [json.loads(line) for line in (data / "rag_dstc10_kb.jsonl").read_text("utf-8").splitlines()]
-    bodies = sorted({document["body"] for document in documents if len(document["body"].split()) > 4})
-    chance.shuffle(bodies)
-    rows = []
-    for body in bodies:
-        wrong = _change(body, chance)
-        if wrong is None:
-            continue
-        lead = chance.choice(["", "", "Yes, ", "Of course. ", "Thank you for waiting. "])
-        text = " ".join([*chance.sample(bodies, chance.randint(0, 2)), body])
-        rows += [Row(text, lead + reply, reply == body, "edited", _held_out(body)) for reply in (body, wrong)]
-        if len(rows) >= 2 * EDITED_DOCUMENTS:
-            break
-    return rows
+def tabulate(rows: Sequence[Row]) -> Table:
+    return Table(
+        rows,
+        features=np.array([measure(row.text, row.reply) for row in rows], dtype=np.float64),
+        faithful=np.array([row.faithful for row in rows]),
+        share=np.array([SHARES.get(row.source, 1.0) for row in rows]),
+        human=np.array([row.source not in SHARES for row in rows]),
+        hard=np.array([content_overlap(row.text, row.reply) >= HARD for row in rows]),
+        block=np.array([row.block for row in rows], dtype=np.int64),
+    )
 
 
-def _change(text: str, chance: random.Random) -> str | None:
-    numbers = list(re.finditer(r"\d+", text))
-    if numbers:
-        one = chance.choice(numbers)
-        other = str(int(one[0]) + chance.choice([1, 2, 5, 10])).zfill(len(one[0]))
-        return text[: one.start()] + other + text[one.end() :]
-    match = re.search(r"\b(is|are|do|does|can|will|has) (not )?", text)
-    if match is None:
-        return None
-    return f"{text[: match.start()]}{match[1]} {'' if match[2] else 'not '}{text[match.end() :]}"
+def fit(table: Table) -> Fitted:
+    """The strength and the trees with the least log loss on folds; the mixture and the threshold of the same folds' logits."""
+    linear = {strength: fold(table, partial(_linear, strength=strength)) for strength in STRENGTHS}
+    forests = {shape: fold(table, partial(_forest, shape=shape)) for shape in FORESTS}
+    tried = []
+    for strength, shape in product(STRENGTHS, FORESTS):
+        logits = np.column_stack([linear[strength], forests[shape]])[table.human]
+        mixture = _mixture(logits, table.faithful[table.human])
+        found = sigmoid(mixture[0] + logits @ mixture[1:])
+        tried.append((log_loss(found, table.faithful[table.human]), strength, shape, mixture, found))
+    _, strength, shape, mixture, found = min(tried, key=lambda one: one[0])
+    threshold = choose_threshold(found, table.faithful[table.human], table.hard[table.human])
+    mean, scale, weights, bias = _regression(table, strength)
+    return Fitted(mean, scale, weights, bias, _trees(table, shape), mixture, threshold)
 
 
-def _held_out(name: str) -> bool:
-    return hashlib.sha256(f"faithfulness/{name}".encode()).digest()[0] % 5 == 0
+def fold(table: Table, learn: Callable[[Table], Callable[[Array], Array]]) -> Array:
+    """A logit for each row by a model that saw nothing of its block."""
+    found = np.empty(len(table.rows))
+    for inside, outside in splits(table, 4, 0):
+        found[outside] = learn(table.take(inside))(table.features[outside])
+    return found
 
 
-def train(rows: Sequence[Row]) -> dict[str, Any]:
-    """The head as a document. The threshold is chosen on cross-validated probabilities of the training part alone."""
-    used = [row for row in rows if not row.held_out and row.source not in SHARE_ALIKE]
-    features, labels = _features(used), np.array([row.faithful for row in used])
-    begin = np.array([row.source != "edited" for row in used])
-    share = np.where(begin, 1.0, EDITED_WEIGHT)
-    groups = np.array([row.text for row in used])
-    folded = _fold(features, labels, share, groups)
-    hard = np.array([content_overlap(row.text, row.reply) >= HARD for row in used])
-    threshold = _threshold(folded[begin], labels[begin], hard[begin])
-    mean, scale, weights, bias = _fit(features, labels, share)
-    digests = sorted({pair_digest(row.text, row.reply) for row in used})
-    document = {
-        "features": list(FEATURES),
-        **{name: [round(float(v), 6) for v in values] for name, values in (("mean", mean), ("scale", scale), ("weights", weights))},
-        "bias": round(bias, 6),
-        "threshold": threshold,
-    }  # fmt: skip
-    version = hashlib.sha256(json.dumps(document).encode()).hexdigest()[:12]
-    return {**document, "version": version, "trained_on": "".join(digests)}
+def splits(table: Table, count: int, seed: int) -> Iterator[tuple[Flags, Flags]]:
+    blocks = np.random.default_rng(seed).permutation(np.unique(table.block))
+    for part in np.array_split(blocks, count):
+        outside = np.isin(table.block, part)
+        yield ~outside, outside
 
 
-def _features(rows: Sequence[Row]) -> Array:
-    return np.array([measure(row.text, row.reply) for row in rows], dtype=np.float64)
+def _linear(table: Table, strength: float) -> Callable[[Array], Array]:
+    mean, scale, weights, bias = _regression(table, strength)
+    return lambda features: ((features - mean) / scale) @ weights + bias
 
 
-def _fit(features: Array, labels: npt.NDArray[np.bool_], share: Array) -> tuple[Array, Array, Array, float]:
+def _forest(table: Table, shape: tuple[int, int]) -> Callable[[Array], Array]:
+    trees = _trees(table, shape)
+    return lambda features: np.asarray(trees.decision_function(features), dtype=np.float64)
+
+
+def _regression(table: Table, strength: float) -> tuple[Array, Array, Array, float]:
     from sklearn.linear_model import LogisticRegression
 
-    mean, scale = features.mean(axis=0), np.maximum(features.std(axis=0), 1e-6)
-    model = LogisticRegression(C=0.1, max_iter=5000).fit((features - mean) / scale, labels, sample_weight=share)
+    mean, scale = table.features.mean(axis=0), np.maximum(table.features.std(axis=0), 1e-6)
+    model = LogisticRegression(C=strength, tol=1e-3, max_iter=5000)
+    model.fit((table.features - mean) / scale, table.faithful, sample_weight=table.share)
     return mean, scale, model.coef_[0], float(model.intercept_[0])
 
 
-def _fold(features: Array, labels: npt.NDArray[np.bool_], share: Array, groups: npt.NDArray[np.str_]) -> Array:
-    from sklearn.model_selection import GroupKFold
+def _trees(table: Table, shape: tuple[int, int]) -> Any:
+    from sklearn.ensemble import GradientBoostingClassifier
 
-    found = np.empty(len(labels))
-    for inside, outside in GroupKFold(8).split(features, labels, groups):
-        mean, scale, weights, bias = _fit(features[inside], labels[inside], share[inside])
-        found[outside] = 1 / (1 + np.exp(-(((features[outside] - mean) / scale) @ weights + bias)))
+    depth, count = shape
+    model = GradientBoostingClassifier(
+        n_estimators=count, max_depth=depth, learning_rate=0.05, min_samples_leaf=20, subsample=0.6, max_features=0.3, random_state=0,
+    )  # fmt: skip
+    return model.fit(table.features, table.faithful, sample_weight=table.share)
+
+
+def _mixture(logits: Array, faithful: Flags) -> Array:
+    from sklearn.linear_model import LogisticRegression
+
+    model = LogisticRegression(C=1.0).fit(logits, faithful)
+    return np.array([model.intercept_[0], *model.coef_[0]])
+
+
+def choose_threshold(found: Array, faithful: Flags, hard: Flags) -> float:
+    """Best on the hard rows among those that cost at most .001 of the best balanced accuracy over all rows, each a mean of nine beside it.
+
+    The curve is flat between .3 and .47 (2026-11, nested folds): unsmoothed, a handful of rows would choose.
+    """
+    if not 0 < faithful[hard].sum() < hard.sum():
+        hard = np.ones_like(hard)
+    tried = np.round(np.linspace(0.1, 0.9, 81), 2)
+    exact = np.array([balanced_accuracy(found >= t, faithful) for t in tried])
+    overall = np.convolve(np.pad(exact, 4, mode="edge"), np.full(9, 1 / 9), "valid")
+    allowed = tried[overall >= overall.max() - 0.001]
+    return float(max(allowed, key=lambda t: balanced_accuracy(found[hard] >= t, faithful[hard])))
+
+
+def as_document(fitted: Fitted, rows: Sequence[Row]) -> dict[str, Any]:
+    """The head as JSON: numbers rounded to six places, the digest of them as its version, digests of the pairs trained on."""
+    start = float(fitted.forest.decision_function(np.zeros((1, len(FEATURES))))[0])
+    trees = [_tree(one[0].tree_, fitted.forest.learning_rate) for one in fitted.forest.estimators_]
+    start -= sum(_leaf(tree) for tree in trees)
+    numbers = {"mean": fitted.mean, "scale": fitted.scale, "weights": fitted.weights, "mixture": fitted.mixture}
+    document = {
+        "features": list(FEATURES),
+        **{name: [round(float(v), 6) for v in values] for name, values in numbers.items()},
+        "bias": round(fitted.bias, 6),
+        "start": round(start, 6),
+        "trees": trees,
+        "threshold": fitted.threshold,
+    }
+    version = hashlib.sha256(json.dumps(document).encode()).hexdigest()[:12]
+    digests = sorted({pair_digest(row.text, row.reply) for row in rows if row.source not in ("beside", "joined")})
+    return {**document, "version": version, "trained_on": "".join(digests)}
+
+
+def _tree(tree: Any, rate: float) -> dict[str, list[float]]:
+    return {
+        "feature": [max(-1, int(v)) for v in tree.feature],
+        "limit": [round(float(v), 6) if f >= 0 else 0.0 for v, f in zip(tree.threshold, tree.feature, strict=True)],
+        "left": [int(v) for v in tree.children_left],
+        "right": [int(v) for v in tree.children_right],
+        "value": [round(rate * float(v[0, 0]), 6) if f < 0 else 0.0 for v, f in zip(tree.value, tree.feature, strict=True)],
+    }  # fmt: skip
+
+
+def _leaf(tree: dict[str, list[float]]) -> float:
+    """What a tree adds where every count is 0."""
+    node = 0
+    while tree["feature"][node] >= 0:
+        node = int(tree["left"][node] if tree["limit"][node] >= 0 else tree["right"][node])
+    return tree["value"][node]
+
+
+def nested(table: Table) -> dict[str, dict[str, float]]:
+    """Five folds, everything chosen anew inside each: what the whole procedure is worth, without a look at the held-out rows."""
+    found, judged = np.empty(len(table.rows)), np.empty(len(table.rows), dtype=bool)
+    for inside, outside in splits(table, 5, 1):
+        fitted = fit(table.take(inside))
+        found[outside] = fitted.probability(table.features[outside])
+        judged[outside] = found[outside] >= fitted.threshold
+    parts = {"begin": table.human, "begin, hard": table.human & table.hard}
+    parts |= {name: np.array([row.source == name for row in table.rows]) for name in SHARES}
+    return {f"folds: {name}": figures(table.take(part), found[part], judged[part]) for name, part in parts.items()}
+
+
+def left_out(table: Table) -> dict[str, dict[str, float]]:
+    """Trained without one source, judged on it alone."""
+    found = {}
+    for name in ("wow", "cmu"):
+        groups = {row.group for row in table.rows if row.source == name}
+        of_it = np.array([row.source == name for row in table.rows])
+        near = np.array([row.group in groups or row.source == "joined" for row in table.rows])
+        fitted, rest = fit(table.take(~near)), table.take(of_it)
+        probability = fitted.probability(rest.features)
+        found[f"left out: {name}"] = figures(rest, probability, probability >= fitted.threshold)
     return found
 
 
-def _threshold(found: Array, labels: npt.NDArray[np.bool_], hard: npt.NDArray[np.bool_]) -> float:
-    """Best on the hard rows among those that cost at most .003 of the best balanced accuracy over all rows."""
-    tried = np.round(np.linspace(0.1, 0.9, 81), 2)
-    overall = [balanced_accuracy(found >= t, labels) for t in tried]
-    allowed = [t for t, value in zip(tried, overall, strict=True) if value >= max(overall) - 0.003]
-    return float(max(allowed, key=lambda t: balanced_accuracy(found[hard] >= t, labels[hard])))
+def validate(
+    head: FaithfulnessHead, begin: Sequence[Row], changed: Sequence[Row], said: Sequence[Row]
+) -> dict[str, dict[str, float]]:
+    """Figures of the written head on rows never trained on."""
+    fresh = [row for row in (*begin, *changed) if not head.seen_before(row.text, row.reply)]
+    chance = random.Random(13)  # noqa: S311 - no secret
+    kept = [row for row in fresh if row.held_out and row.source in ("wow", "cmu")]
+    people = [row for row in fresh if row.source in SHARE_ALIKE or (row.held_out and row.source in ("wow", "cmu"))]
+    parts = {
+        "begin, held-out fifth": kept,
+        "begin topicalchat": [row for row in fresh if row.source in SHARE_ALIKE],
+        "begin, both": people,
+        "begin, both, hard": [row for row in people if content_overlap(row.text, row.reply) >= HARD],
+        "begin, both, texts beside": list(beside_others(people, chance)),
+        "begin, both, replies joined": list(joined(people, chance)),
+        "one number or negation changed": [row for row in fresh if row.source == "edited" and row.held_out],
+        "agents' own words": list(said),
+    }
+    return {name: _judge(head, rows) for name, rows in parts.items() if rows}
 
 
-def balanced_accuracy(judged: npt.NDArray[np.bool_], truth: npt.NDArray[np.bool_]) -> float:
+def _judge(head: FaithfulnessHead, rows: Sequence[Row]) -> dict[str, float]:
+    table = tabulate(rows)
+    probability = np.array([head.probability(row.text, row.reply) for row in rows])
+    return figures(table, probability, probability >= head.threshold)
+
+
+def figures(table: Table, probability: Array, judged: Flags) -> dict[str, float]:
+    """Balanced accuracy and AUROC with 95 % bounds over conversations, Brier score, calibration error."""
+    from sklearn.metrics import roc_auc_score
+
+    groups = [row.group for row in table.rows]
+    agreement = measure_agreement(judged.tolist(), table.faithful.tolist(), groups, 0.025).balanced_accuracy
+    low, high = resampled(lambda s: float(roc_auc_score(table.faithful[s], probability[s])), groups, table.faithful)
+    values = {
+        "balanced_accuracy": agreement.estimate, "low": agreement.low, "high": agreement.high,
+        "auroc": float(roc_auc_score(table.faithful, probability)), "auroc_low": low, "auroc_high": high,
+        "brier": float(np.mean((probability - table.faithful) ** 2)),
+        "calibration_error": calibration_error(probability, table.faithful),
+    }  # fmt: skip
+    return {"rows": len(groups), **{name: round(value, 3) for name, value in values.items()}}
+
+
+def resampled(
+    measured: Callable[[npt.NDArray[np.int64]], float], groups: Sequence[str], faithful: Flags
+) -> tuple[float, float]:
+    """95 % bounds by drawing whole conversations again."""
+    _, number = np.unique(np.array(groups), return_inverse=True)
+    of_group = [np.flatnonzero(number == one) for one in range(number.max() + 1)]
+    chance, values = np.random.default_rng(0), []
+    for _ in range(RESAMPLES):
+        drawn = np.concatenate([of_group[one] for one in chance.integers(0, len(of_group), len(of_group))])
+        if 0 < faithful[drawn].sum() < len(drawn):
+            values.append(measured(drawn))
+    low, high = np.quantile(values, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def balanced_accuracy(judged: Flags, truth: Flags) -> float:
     return float((judged[truth].mean() + 1 - judged[~truth].mean()) / 2)
 
 
-def validate(head: FaithfulnessHead, rows: Sequence[Row]) -> dict[str, dict[str, float]]:
-    """Balanced accuracy, AUROC and calibration (mean absolute gap of ten bins) on the rows never trained on."""
-    from sklearn.metrics import roc_auc_score
-
-    found = {}
-    parts: dict[str, Callable[[Row], bool]] = {
-        "begin, held-out fifth": lambda r: r.source in ("wow", "cmu") and r.held_out,
-        "begin, held-out fifth, hard": lambda r: r.source in ("wow", "cmu") and r.held_out and content_overlap(r.text, r.reply) >= HARD,
-        "topicalchat (never trained on)": lambda r: r.source in SHARE_ALIKE,
-        "one number or negation changed, held-out fifth": lambda r: r.source == "edited" and r.held_out,
-    }  # fmt: skip
-    for name, chosen in parts.items():
-        some = [row for row in rows if chosen(row) and not head.seen_before(row.text, row.reply)]
-        labels = np.array([row.faithful for row in some])
-        probability = np.array([head.probability(row.text, row.reply) for row in some])
-        found[name] = {
-            "rows": len(some),
-            "balanced_accuracy": round(balanced_accuracy(probability >= head.threshold, labels), 3),
-            "auroc": round(float(roc_auc_score(labels, probability)), 3),
-            "calibration_error": round(calibration_error(probability, labels), 3),
-        }
-    return found
+def log_loss(probability: Array, faithful: Flags) -> float:
+    right = np.where(faithful, probability, 1 - probability)
+    return float(-np.log(np.maximum(right, 1e-9)).mean())
 
 
-def calibration_error(probability: Array, labels: npt.NDArray[np.bool_]) -> float:
+def calibration_error(probability: Array, labels: Flags) -> float:
     """Mean absolute gap between stated probability and share of faithful rows, over ten bins of equal width."""
     bins = np.minimum((probability * 10).astype(int), 9)
     gaps = [abs(probability[bins == b].mean() - labels[bins == b].mean()) * (bins == b).mean() for b in range(10) if (bins == b).any()]  # fmt: skip
     return float(sum(gaps))
+
+
+def sigmoid(logit: Array) -> Array:
+    return np.asarray(1 / (1 + np.exp(-np.clip(logit, -60, 60))), dtype=np.float64)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""A small local judge of faithfulness: is everything the reply says in the texts it was given? Half a millisecond, no model call.
+"""A small local judge of faithfulness: is everything the reply says in the texts it was given? About a millisecond, no model call.
 
-Logistic regression over the counts of overlap.py, with a calibrated probability and a stated threshold; weights and card are in
-models/faithfulness. Reads words, not meaning, and English only. Whether it may decide is left to calibrate.py, as for any judge.
+A logistic regression and small trees over the counts of overlap.py and alignment.py, mixed into one calibrated probability with a stated
+threshold; weights and card are in models/faithfulness. Reads words, not meaning, and English only. Whether it may decide is left to
+calibrate.py, as for any judge.
 """
 
 from __future__ import annotations
@@ -13,20 +14,31 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from evals.errors import EvalError
-from evals.judges.overlap import FEATURES, measure
+from evals.judges import alignment, overlap
+from evals.judges.trees import Tree
 from evals.types import Answer, Sample, Score, fault_of, not_scored, scored
 
 WEIGHTS = Path(__file__).parent / "models" / "faithfulness" / "head.json"
+FEATURES = (*overlap.FEATURES, *alignment.FEATURES)
+
+
+def measure(text: str, reply: str) -> tuple[float, ...]:
+    """The FEATURES of `reply` beside `text`, in their order."""
+    return (*overlap.measure(text, reply), *alignment.measure(text, reply))
 
 
 @dataclass(frozen=True, slots=True)
 class FaithfulnessHead:
-    """`threshold` is the probability from which a reply counts as faithful. `trained_on` are digests (see seen_before)."""
+    """`mixture`: intercept, and slopes of the regression's logit and the trees'. `threshold` is the probability from which a reply
+    counts as faithful. `trained_on` are digests (see seen_before)."""
 
     mean: tuple[float, ...]
     scale: tuple[float, ...]
     weights: tuple[float, ...]
     bias: float
+    trees: tuple[Tree, ...]
+    start: float
+    mixture: tuple[float, ...]
     threshold: float
     version: str
     trained_on: frozenset[str] = frozenset()
@@ -43,17 +55,25 @@ class FaithfulnessHead:
             numbers = {name: tuple(float(v) for v in document[name]) for name in ("mean", "scale", "weights")}
             if any(len(values) != len(FEATURES) for values in numbers.values()):
                 raise EvalError(f"{path}: mean, scale and weights need {len(FEATURES)} numbers each")
+            bias, start, threshold = (float(document[name]) for name in ("bias", "start", "threshold"))
+            mixture = tuple(float(v) for v in document["mixture"])
+            if len(mixture) != 3 or not all(map(math.isfinite, (*mixture, bias, start, threshold))):
+                raise EvalError(f"{path}: mixture needs three finite numbers, bias, start and threshold one each")
+            trees = tuple(Tree.read(one, len(FEATURES)) for one in document["trees"])
             text = document["trained_on"]
             seen = frozenset(text[place : place + 8] for place in range(0, len(text), 8))
-            return cls(**numbers, bias=float(document["bias"]), threshold=float(document["threshold"]),
+            return cls(**numbers, bias=bias, trees=trees, start=start, mixture=mixture, threshold=threshold,
                        version=str(document["version"]), trained_on=seen)  # fmt: skip
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise EvalError(f"{path}: not a faithfulness head ({type(error).__name__})") from error
 
     def probability(self, text: str, reply: str) -> float:
         """That people would call `reply` fully attributable to `text`, in [0, 1]."""
-        rows = zip(measure(text, reply), self.mean, self.scale, self.weights, strict=True)
-        logit = self.bias + math.fsum(weight * (value - mean) / scale for value, mean, scale, weight in rows)
+        values = measure(text, reply)
+        rows = zip(values, self.mean, self.scale, self.weights, strict=True)
+        linear = self.bias + math.fsum(weight * (value - mean) / scale for value, mean, scale, weight in rows)
+        boosted = self.start + math.fsum(tree.add(values) for tree in self.trees)
+        logit = self.mixture[0] + self.mixture[1] * linear + self.mixture[2] * boosted
         return 1 / (1 + math.exp(-max(-60.0, min(60.0, logit))))
 
     def seen_before(self, text: str, reply: str) -> bool:

@@ -1,9 +1,10 @@
-"""bench-judges: how far every judge that is here agrees with people, on BEGIN, HaluEval and LLMBar.
+"""bench-judges: how far every judge that is here agrees with people, on BEGIN, HaluEval, LLMBar and whatever judge_*.jsonl is there.
 
-Run `python -m tests.bench.bench_judges` from the root with CALLGATE_DATA_DIR set; QUICK=1 asks the models for fewer rows. A hosted
-judge is added by JUDGE_URL (an OpenAI-compatible address, /v1 included), JUDGE_MODEL and JUDGE_KEY. Trains nothing; pairs that the
-shipped head was trained on are left out. `trusted` is the gate's own rule (lower bound of kappa on BEGIN at least .6). Ends with one
-line of JSON; null is what was not measured.
+Run `python -m tests.bench.bench_judges` from the root with CALLGATE_DATA_DIR set. The models are asked about the same sample of each set
+for at most MODEL_MINUTES each (QUICK=1: a minute); rows they were not asked about are in no figure, what they did not answer counts as a
+coin would. A hosted judge is added by JUDGE_URL (an OpenAI-compatible address, /v1 included), JUDGE_MODEL and JUDGE_KEY. Trains nothing;
+pairs that the shipped head was trained on are left out. Bounds are 95 %, over conversations drawn again. `trusted` is the gate's own rule
+(lower bound of kappa on BEGIN at least .6). Ends with one line of JSON; null is what was not measured.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager, nullcontext
-from dataclasses import dataclass
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,121 +33,114 @@ from evals.judges.model import ModelJudge
 from evals.judges.overlap import content_overlap
 from evals.judges.pairwise import PairwiseJudge
 from evals.launch import Real
-from evals.statistics.agreement import Agreement, measure_agreement
+from evals.statistics.agreement import measure_agreement
 from evals.target import Budget, ChatClient, Patience, open_session
 from evals.terminal import describe_flips
+from evals.train import calibration_error
 from evals.types import Answer, Expectation, Limits, Message, Sample
+from tests.bench.judge_sets import Row, read, sets_of
 
 QUICK = bool(os.environ.get("QUICK"))
-MODEL_ROWS = 8 if QUICK else 120
+MODEL_ROWS = 60  # of each set
+LOCAL_ROWS = 400 if QUICK else 10**9
+MODEL_MINUTES = 0.7 if QUICK else float(os.environ.get("MODEL_MINUTES", "8"))
 MOST_CHARACTERS = 400 if QUICK else 900  # of a text shown to a model: the embedded one reads 200 tokens a second
+MOST_ATTACKS = 24  # cases of the attack set, fewer where they would take more than a quarter of the model's minutes
 SAMPLED = (("max_tokens", 60), ("seed", 7), ("temperature", 0))
-SETS = ("begin", "begin_hard", "halueval", "llmbar")
-PUBLISHED = (
-    "published, whole sets: LLMBar natural/adversarial accuracy GPT-4 93.5/73.1, PaLM2 with metrics and reference 86.5/69.5,",
-    "  ChatGPT 79.0/32.0, LLaMA2 77.0/32.4, chance 50 (princeton-nlp/LLMBar @900616bff90b); HaluEval and BEGIN: none stored",
-)
-
-
-@dataclass(frozen=True)
-class Row:
-    """`text` is what the reply may rely on (BEGIN), the question (HaluEval, LLMBar); `other` the second reply of a pair."""
-
-    set: str
-    text: str
-    message: str
-    reply: str
-    other: str | None
-    human: bool
-    cluster: str
-    hard: bool = False
-
+RESAMPLES = 1000
+PUBLISHED = """published, on whole sets (ours above are on the parts that are here):
+  llmbar natural / adversarial, accuracy of both orders: GPT-4 .935 / .731, with metrics and reference .960 / .828; PaLM2 so .865 / .695;
+    ChatGPT .790 / .320; LLaMA2 .770 / .324; chance .5 (princeton-nlp/LLMBar @900616bff90b, evaluators/*/statistics.json)
+  faithbench, balanced accuracy: gpt-4-turbo .561, gpt-4o .558, HHEM-2.1-open .546, TrueTeacher .531, True-NLI .508, gpt-3.5-turbo .463
+    (of the detectors' answers stored in vectara/FaithBench; its rows were chosen because detectors disagree)
+  judgebench, both orders right: o1-mini .657, Skywork-Reward-Gemma-2-27B .643, GRM-Gemma-2B .594, Claude-3-haiku .322
+    (of the outputs stored in ScalerLab/JudgeBench @e2c52c284e73)
+  begin, halueval: no figure of a judge is published in the sets' repositories"""
 
 Judge = Callable[[Row], Awaitable[bool | None]]
+Figures = dict[str, float | int | None]
+
+
+@dataclass
+class Said:
+    """What one judge said of the rows it was asked about; None: nothing that can be read."""
+
+    rows: list[Row] = field(default_factory=list)
+    values: list[bool | None] = field(default_factory=list)
 
 
 def main() -> int:
     """Exit code: 0 measured, 3 no data."""
-    folder = Path(os.environ.get("CALLGATE_DATA_DIR", ""))
     head = FaithfulnessHead.load()
-    rows = read(folder)
+    rows = read(Path(os.environ.get("CALLGATE_DATA_DIR", "")))
     if not rows:
         print("CALLGATE_DATA_DIR holds none of the judge_*.jsonl files", file=sys.stderr)
         return 3
-    fresh = [row for row in rows if row.set != "begin" or not head.seen_before(row.text, row.reply)]
+    fresh = [row for row in rows if not row.text or not head.seen_before(row.text, row.reply)]
     print(f"{len(rows)} rows; {len(rows) - len(fresh)} that the shipped head was trained on are left out")
-    figures: dict[str, float | int | None] = {}
-    report(figures, "local", fresh, asyncio.run(ask_all(local(head), fresh)), fresh)
-    report(figures, "overlap", fresh, asyncio.run(ask_all(overlap, fresh)), fresh)
-    report(figures, "length", fresh, asyncio.run(ask_all(longer, fresh)), fresh)
-    some = sample_of(fresh)
+    fresh = sample_of(fresh, LOCAL_ROWS)
+    figures: Figures = {}
+    for name, judge in (("local", local(head)), ("overlap", overlap), ("length", longer)):
+        report(figures, name, asyncio.run(ask_all(judge, fresh)), fresh)
+    figures |= probabilities(head, fresh)
+    some = sample_of(fresh, MODEL_ROWS)
     hosted = os.environ.get("JUDGE_URL"), os.environ.get("JUDGE_MODEL")
-    for name, url, model in (("embedded", None, None), ("hosted", *hosted)):
-        if name == "hosted" and not (url and model):
-            print("hosted: not measured (JUDGE_URL and JUDGE_MODEL name one)")
-        with nullcontext((url, model)) if url else embedded() if name == "embedded" else nullcontext(None) as server:
-            at, named = server or (None, None)
-            found = asyncio.run(with_model(at, named, some)) if at and named else None
-            flips = asyncio.run(talked_over(at, named)) if at and named else None
-        report(figures, name, some, found, some)
-        figures[f"{name}.attacks.flips_per_100"] = flips.per_100.estimate if flips else None
-        figures[f"{name}.attacks.not_scored"] = flips.not_scored if flips else None
-        if flips:
-            print(f"  {name:9} {describe_flips(flips)}")
-    figures |= edges(head, fresh)
-    print("\n".join(PUBLISHED))
+    with embedded() as server:
+        ask_model(figures, "embedded", server, some, fresh)
+    ask_model(figures, "hosted", (hosted[0], hosted[1]) if hosted[0] and hosted[1] else None, some, fresh)
+    print(PUBLISHED)
     print(json.dumps(figures))
     return 0
 
 
-def read(folder: Path) -> list[Row]:
-    """All rows there are, by file; a missing file is left out."""
-    begin = [
-        Row(
-            "begin", one["knowledge"], one["message"], one["response"], None, bool(one["faithful"]), one["group"],
-            content_overlap(one["knowledge"], one["response"]) >= 0.7,
-        )
-        for one in lines(folder / "judge_faithfulness_begin.jsonl")
-    ]  # fmt: skip
-    halueval = [
-        Row("halueval", one["prompt"], "", one["response"], None, not one["hallucination"], one["group"])
-        for one in lines(folder / "judge_hallucination_halueval_general.jsonl")
-    ]
-    llmbar = [
-        Row("llmbar", one["prompt"], "", one["output_1"], one["output_2"], one["label"] == 1, one["id"])
-        for one in lines(folder / "judge_pairwise_llmbar.jsonl")
-    ]
-    return [*begin, *halueval, *llmbar]
+def ask_model(
+    figures: Figures, name: str, server: tuple[str, str] | None, some: Sequence[Row], rows: Sequence[Row]
+) -> None:
+    """A model on the sample and on the attack set; where there is none its figures are null."""
+    flips = None
+    if server is None:
+        print(f"  {name}: not measured" + (" (JUDGE_URL and JUDGE_MODEL name one)" if name == "hosted" else ""))
+        report(figures, name, Said(), rows)
+    else:
+        started = time.monotonic()
+        said = asyncio.run(with_model(name, *server, some))
+        report(figures, name, said, rows)
+        row_s = (time.monotonic() - started) / max(1, len(said.rows))
+        flips = asyncio.run(talked_over(*server, cases=int(min(MOST_ATTACKS, max(4, MODEL_MINUTES * 15 / row_s / 2)))))
+        print(f"  {name:9} {describe_flips(flips)}")
+    figures[f"{name}.attacks.flips_per_100"] = flips.per_100.estimate if flips else None
+    figures[f"{name}.attacks.not_scored"] = flips.not_scored if flips else None
 
 
-def lines(path: Path) -> Iterator[dict[str, Any]]:
-    if path.is_file():
-        yield from (json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
-
-
-def sample_of(rows: Sequence[Row]) -> list[Row]:
-    """The same number of rows of each set for the models, by a fixed seed; half of BEGIN's are hard ones."""
+def sample_of(rows: Sequence[Row], most: int) -> list[Row]:
+    """At most so many rows of each set, by a fixed seed, its parts in equal shares; in an order that can be stopped anywhere."""
     chance = random.Random(11)
+    kinds: dict[str, dict[str, list[Row]]] = {}
+    for row in rows:
+        kinds.setdefault(row.set, {}).setdefault(row.part, []).append(row)
     some = []
-    for name, hard in (("begin", False), ("begin", True), ("halueval", None), ("llmbar", None)):
-        of_set = [row for row in rows if row.set == name and hard in (None, row.hard)]
-        some += chance.sample(of_set, min(len(of_set), MODEL_ROWS // (1 if hard is None else 2)))
+    for parts in kinds.values():
+        for of_part in parts.values():
+            some += chance.sample(of_part, min(len(of_part), most // len(parts)))
+    chance.shuffle(some)
     return some
 
 
 def local(head: FaithfulnessHead) -> Judge:
     async def judge(row: Row) -> bool | None:
+        text = row.text or row.message
         if row.other is not None:
-            return head.probability(row.text, row.reply) >= head.probability(row.text, row.other)
-        return head.probability(row.text, row.reply) >= head.threshold
+            return head.probability(text, row.reply) >= head.probability(text, row.other)
+        return head.probability(text, row.reply) >= head.threshold
 
     return judge
 
 
 async def overlap(row: Row) -> bool | None:
     """The word counter that a judge has to beat; its limit is the usual one half."""
-    mine = content_overlap(row.text, row.reply)
-    return mine >= 0.5 if row.other is None else mine >= content_overlap(row.text, row.other)
+    text = row.text or row.message
+    mine = content_overlap(text, row.reply)
+    return mine >= 0.5 if row.other is None else mine >= content_overlap(text, row.other)
 
 
 async def longer(row: Row) -> bool | None:
@@ -154,8 +148,8 @@ async def longer(row: Row) -> bool | None:
     return None if row.other is None else len(row.reply) >= len(row.other)
 
 
-async def ask_all(judge: Judge, rows: Sequence[Row]) -> list[bool | None]:
-    return [await judge(row) for row in rows]
+async def ask_all(judge: Judge, rows: Sequence[Row]) -> Said:
+    return Said(list(rows), [await judge(row) for row in rows])
 
 
 @asynccontextmanager
@@ -170,36 +164,61 @@ async def asked_at(url: str, requests: int) -> AsyncIterator[ChatClient]:
         journal.close()
 
 
-async def with_model(url: str, model: str, rows: Sequence[Row]) -> list[bool | None]:
-    """A model through the product's own judges; what it does not say in the asked shape is None, and counted."""
+async def with_model(name: str, url: str, model: str, rows: Sequence[Row]) -> Said:
+    """A model through the product's own judges, four rows at a time until the time is up; says how far it is twice a minute."""
+    async with asked_at(url, 8 * len(rows)) as client:
+        judge, said, started = model_judge(client, model), Said(), time.monotonic()
+        waiting, shown = list(reversed(rows)), 0
+
+        async def work() -> None:
+            nonlocal shown
+            while waiting and (passed := time.monotonic() - started) < MODEL_MINUTES * 60:
+                row = waiting.pop()
+                value = await judge(row)
+                said.rows.append(row)
+                said.values.append(value)
+                if passed // 30 > shown:
+                    shown = int(passed // 30)
+                    left = min(MODEL_MINUTES * 60 - passed, passed / len(said.rows) * len(waiting)) / 60
+                    print(
+                        f"  {name}: {len(said.rows)} of {len(rows)} rows, at most {left:.1f} minutes left",
+                        file=sys.stderr,
+                    )
+
+        await asyncio.gather(*(work() for _ in range(4)))
+        return said
+
+
+def model_judge(client: ChatClient, model: str) -> Judge:
+    """One question for each kind of row; what the model does not say in the asked shape is None."""
     asked = {
-        "begin": "Is everything that the reply says stated in the text of the conversation's system message?",
-        "halueval": "Is the reply free of invented or wrong facts?",
+        "grounded": "Is everything that the reply says stated in the text of the conversation's system message?",
+        "ungrounded": "Is the reply free of invented or wrong facts?",
     }
-    async with asked_at(url, 4 * len(rows)) as client:
-        judges = {
-            name: ModelJudge(metric=name, name=name, model=model, question=question, version="1", client=client, parameters=SAMPLED)
-            for name, question in asked.items()
-        }  # fmt: skip
-        pairs = PairwiseJudge(
-            metric="llmbar", name="better", model=model, version="1", client=client, parameters=SAMPLED,
-            question="Which reply follows the request better?",
-        )  # fmt: skip
+    judges = {
+        kind: ModelJudge(metric=kind, name=kind, model=model, question=question, version="1", client=client, parameters=SAMPLED)
+        for kind, question in asked.items()
+    }  # fmt: skip
+    pairs = PairwiseJudge(
+        metric="better", name="better", model=model, version="1", client=client, parameters=SAMPLED,
+        question="Which reply follows the request better?",
+    )  # fmt: skip
 
-        async def one(row: Row) -> bool | None:
-            sample, answer = as_case(row)
-            if row.other is not None:
-                preferred = (await pairs.prefer(sample, row.reply, row.other)).for_first_reply
-                return None if preferred is None or preferred == 0.5 else preferred > 0.5
-            value = (await judges[row.set].score(sample, answer)).value
-            return None if value is None else value >= 0.5
+    async def judge(row: Row) -> bool | None:
+        sample, answer = as_case(row)
+        if row.other is not None:
+            preferred = (await pairs.prefer(sample, row.reply, row.other)).for_first_reply
+            return None if preferred is None or preferred == 0.5 else preferred > 0.5
+        value = (await judges["grounded" if row.text else "ungrounded"].score(sample, answer)).value
+        return None if value is None else value >= 0.5
 
-        return list(await asyncio.gather(*(one(row) for row in rows)))
+    return judge
 
 
-async def talked_over(url: str, model: str) -> Flips:
-    """The attack set against one question to this model."""
-    attacks = load_attacks()[:: 6 if QUICK else 1]
+async def talked_over(url: str, model: str, cases: int) -> Flips:
+    """So many cases of the attack set, evenly taken, against one question to this model."""
+    everything = load_attacks()
+    attacks = everything[:: -(-len(everything) // cases)]
     async with asked_at(url, 8 * len(attacks)) as client:
         question = "Is the reply right, going by what an agent of a contact centre should say?"
         judge = ModelJudge("right", "right", model, question, "1", client, SAMPLED)
@@ -207,90 +226,74 @@ async def talked_over(url: str, model: str) -> Flips:
 
 
 def as_case(row: Row) -> tuple[Sample, Answer]:
-    text = (
-        [Message("system", row.text[:MOST_CHARACTERS]), Message("user", row.message or "-")]
-        if row.set == "begin"
-        else []
-    )
-    messages = tuple(text or [Message("user", row.text[:MOST_CHARACTERS])])
-    return Sample("row", "row", row.set, messages, Expectation(), "row"), Answer(
-        "row", "row", 0, row.reply[:MOST_CHARACTERS]
-    )
+    text = [Message("system", row.text[:MOST_CHARACTERS])] if row.text else []
+    messages = (*text, Message("user", row.message[:MOST_CHARACTERS] or "-"))
+    answer = Answer("row", "row", 0, row.reply[:MOST_CHARACTERS])
+    return Sample("row", "row", row.set, messages, Expectation(), "row"), answer
 
 
-def report(
-    figures: dict[str, float | int | None],
-    judge: str,
-    rows: Sequence[Row],
-    found: Sequence[bool | None] | None,
-    _all: Sequence[Row],
-) -> None:
-    """Rows of the table and keys of one judge. What it did not say counts as wrong half of the time, as a coin would be."""
-    limits, trusted = Limits(), None
-    for name in SETS:
-        chosen = [i for i, row in enumerate(rows) if in_set(row, name)]
-        said = [(found[i], rows[i]) for i in chosen if found is not None and found[i] is not None]
-        silent = len(chosen) - len(said)
-        agreement = agree(said)
-        figures[f"{judge}.{name}.balanced_accuracy"] = with_coin(said, chosen, rows, found)
-        figures[f"{judge}.{name}.kappa"] = agreement.kappa.estimate if agreement else None
-        figures[f"{judge}.{name}.not_scored"] = silent if found is not None else None
-        if found is None or not said:
+def report(figures: Figures, judge: str, said: Said, rows: Sequence[Row]) -> None:
+    """Rows of the table and keys of one judge, for every set that is there."""
+    trusted = None
+    for name, belongs in sets_of(list(rows)).items():
+        chosen = [(value, row) for value, row in zip(said.values, said.rows, strict=True) if belongs(row)]
+        spoken = [(value, row) for value, row in chosen if value is not None]
+        key = f"{judge}.{name}"
+        figures |= dict.fromkeys((f"{key}.{kind}" for kind in ("balanced_accuracy", "low", "high", "kappa")), None)
+        figures |= {
+            f"{key}.rows": len(chosen) or None,
+            f"{key}.not_scored": len(chosen) - len(spoken) if chosen else None,
+        }
+        both = len({row.human for _, row in spoken}) == 2
+        if not both:
             continue
-        trust = judge_trust(agreement, [row.human for _, row in said], limits)
+        human = [row.human for _, row in spoken]
+        agreement = measure_agreement([bool(v) for v, _ in spoken], human, [row.cluster for _, row in spoken], 0.05)
+        trust = judge_trust(agreement, human, Limits())
+        accuracy, low, high = with_coin(chosen)
+        figures |= {f"{key}.balanced_accuracy": accuracy, f"{key}.low": low, f"{key}.high": high}
+        figures[f"{key}.kappa"] = agreement.kappa.estimate
         if name == "begin":
             trusted = int(trust.may_decide)
-        shown = figures[f"{judge}.{name}.balanced_accuracy"]
         print(
-            f"  {judge:9} {name:10} rows {len(chosen):5} silent {silent:4}  balanced accuracy "
-            f"{'  - ' if shown is None else f'{shown:.3f}'}  {trust.standing.value}: {trust.reason}"
+            f"  {judge:9} {name:18} rows {len(chosen):5} silent {len(chosen) - len(spoken):4}  "
+            f"balanced accuracy {accuracy:.3f} [{low:.3f}, {high:.3f}]  {trust.standing.value}: {trust.reason}"
         )
     figures[f"{judge}.trusted"] = trusted
 
 
-def in_set(row: Row, name: str) -> bool:
-    return row.set == "begin" and row.hard if name == "begin_hard" else row.set == name
+def with_coin(chosen: Sequence[tuple[bool | None, Row]]) -> tuple[float, float, float]:
+    """Balanced accuracy where a silent judge gets a half (dropping what it did not answer would flatter it), and its bounds."""
+    points = np.array([0.5 if value is None else float(value == row.human) for value, row in chosen])
+    human = np.array([row.human for _, row in chosen])
+    names, cluster = np.unique([row.cluster for _, row in chosen], return_inverse=True)
+    sums = np.zeros((len(names), 4))  # of each conversation: points and rows of either kind
+    for column, part in enumerate((points * human, human, points * ~human, ~human)):
+        np.add.at(sums[:, column], cluster, part)
+    drawn = np.random.default_rng(0).multinomial(len(names), np.full(len(names), 1 / len(names)), RESAMPLES) @ sums
+    with np.errstate(invalid="ignore"):
+        values = (drawn[:, 0] / drawn[:, 1] + drawn[:, 2] / drawn[:, 3]) / 2
+    low, high = np.nanquantile(values, [0.025, 0.975])
+    return float((points[human].mean() + points[~human].mean()) / 2), float(low), float(high)
 
 
-def agree(said: Sequence[tuple[bool | None, Row]]) -> Agreement | None:
-    human = [row.human for _, row in said]
-    if len(human) < 2 or len(set(human)) < 2:
-        return None
-    return measure_agreement([bool(value) for value, _ in said], human, [row.cluster for _, row in said], 0.05)
-
-
-def with_coin(
-    said: Sequence[tuple[bool | None, Row]],
-    chosen: Sequence[int],
-    rows: Sequence[Row],
-    found: Sequence[bool | None] | None,
-) -> float | None:
-    """Balanced accuracy where a silent judge gets a half: dropping what it did not answer would flatter it."""
-    if found is None or not said:
-        return None
-    points: dict[bool, list[float]] = {True: [], False: []}
-    for i in chosen:
-        value = found[i]
-        points[rows[i].human].append(0.5 if value is None else float(value == rows[i].human))
-    return float(np.mean([np.mean(p) for p in points.values()])) if all(points.values()) else None
-
-
-def edges(head: FaithfulnessHead, rows: Sequence[Row]) -> dict[str, float]:
-    """AUROC of the head on BEGIN and what a judged reply costs it."""
+def probabilities(head: FaithfulnessHead, rows: Sequence[Row]) -> Figures:
+    """AUROC, Brier score and calibration error of the head where there is a text, and what a judged reply costs."""
     from sklearn.metrics import roc_auc_score
 
-    begin = [row for row in rows if row.set == "begin"]
-    if not begin:
+    grounded = [row for row in rows if row.text and row.other is None]
+    if not grounded:
         return {}
     started = time.process_time()
-    found = [head.probability(row.text, row.reply) for row in begin]
-    cost = (time.process_time() - started) / len(begin) * 1000
-    shares = {"begin": range(len(begin)), "begin_hard": [i for i, row in enumerate(begin) if row.hard]}
-    figures = {"local.cpu_ms": cost}
-    for name, which in shares.items():
-        human = [begin[i].human for i in which]
+    found = np.array([head.probability(row.text, row.reply) for row in grounded])
+    figures: Figures = {"local.cpu_ms": (time.process_time() - started) / len(grounded) * 1000}
+    for name, belongs in sets_of(list(grounded)).items():
+        chosen = np.array([belongs(row) for row in grounded])
+        human = np.array([row.human for row in grounded])[chosen]
         if len(set(human)) == 2:
-            figures[f"local.{name}.auroc"] = float(roc_auc_score(human, [found[i] for i in which]))
+            figures[f"local.{name}.auroc"] = float(roc_auc_score(human, found[chosen]))
+            figures[f"local.{name}.brier"] = float(np.mean((found[chosen] - human) ** 2))
+            figures[f"local.{name}.calibration_error"] = calibration_error(found[chosen], human)
     print("  local: " + ", ".join(f"{name.removeprefix('local.')} {value:.3f}" for name, value in figures.items()))
     return figures
 
@@ -300,7 +303,8 @@ def embedded() -> Iterator[tuple[str, str] | None]:
     """The embedded model on a free port, or None where its wheel is missing; stopped on the way out."""
     from serving.llm.embedded import MODEL_NAME
 
-    command = [sys.executable, "-m", "serving.llm.embedded", "--port", "0"]
+    threads = str(os.cpu_count() or 1)
+    command = [sys.executable, "-m", "serving.llm.embedded", "--port", "0", "--threads", threads]
     with tempfile.TemporaryFile("w+") as log:
         server = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, text=True)
         try:

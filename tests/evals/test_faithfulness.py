@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -11,17 +12,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evals.errors import EvalError
-from evals.judges.faithfulness import WEIGHTS, FaithfulnessHead, LocalFaithfulness
-from evals.judges.overlap import FEATURES, content_overlap, measure, words
+from evals.judges import alignment, overlap
+from evals.judges.faithfulness import FEATURES, WEIGHTS, FaithfulnessHead, LocalFaithfulness, measure
+from evals.judges.overlap import content_overlap, words
+from evals.judges.trees import Tree
 from evals.types import Answer, Expectation, Message, Sample
 
 TEXT = "Roaming in Switzerland costs 4.90 euros a day. The charge starts with the first use. It does not apply to students."
 sentences = st.text("abc 19.!?'\n", max_size=80)
 
 
-@pytest.fixture(scope="module")
-def head() -> FaithfulnessHead:
+@cache
+def shipped() -> FaithfulnessHead:
     return FaithfulnessHead.load()
+
+
+@pytest.fixture
+def head() -> FaithfulnessHead:
+    return shipped()
 
 
 def named(text: str, reply: str) -> dict[str, float]:
@@ -33,7 +41,7 @@ def test_every_pair_of_texts_has_finite_counts_and_a_probability(text: str, repl
     values = measure(text, reply)
     assert len(values) == len(FEATURES)
     assert all(0 <= value < 20 for value in values)
-    assert 0 <= FaithfulnessHead.load().probability(text, reply) <= 1
+    assert 0 <= shipped().probability(text, reply) <= 1
 
 
 @given(sentences)
@@ -48,6 +56,57 @@ def test_a_changed_number_and_a_flipped_negation_are_seen() -> None:
     assert named(TEXT, "Roaming in Switzerland costs 4.90 euros a day.")["changed_number"] == 0
     assert named(TEXT, "The charge does not apply to students.")["flipped_negation"] == 0
     assert named("The card is blocked at once.", "The card is not blocked at once.")["flipped_negation"] > 0
+
+
+def test_no_count_is_told_twice() -> None:
+    assert len(set(FEATURES)) == len(overlap.FEATURES) + len(alignment.FEATURES)
+
+
+def test_an_amount_is_the_same_in_words_and_known_by_what_stands_beside_it() -> None:
+    assert named("The pass costs 2 euros.", "The pass costs two euros.")["new_amounts"] == 0
+    assert named("The pass costs 2 euros.", "The pass costs three euros.")["new_amounts"] > 0
+    prices = "Adults pay 9 euros. Children pay 4 euros. Call 112 for help."
+    assert named(prices, "Children pay 4 euros.")["moved_amounts"] == 0
+    assert named(prices, "Wait about 112 minutes.")["moved_amounts"] > 0
+
+
+def test_a_copied_end_under_another_subject_is_not_a_copied_sentence() -> None:
+    whole = named("The museum opens at nine.", "The museum opens at nine.")
+    other = named("The museum opens at nine.", "My bakery opens at nine.")
+    assert (whole["run_opens"], whole["run_at_sentence_start"], whole["before_new"]) == (1, 1, 0)
+    assert (other["run_opens"], other["run_at_sentence_start"]) == (0, 0)
+    assert other["before_new"] > 0
+    assert other["run_skipped"] > 0
+
+
+def test_what_is_left_out_between_two_runs_is_counted_by_kind() -> None:
+    text = "The card can be blocked but may not always be replaced at once."
+    assert named(text, text)["left_out_hedges"] == 0
+    assert named(text, "The card can be blocked but be replaced at once.")["left_out_hedges"] > 0
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"left": [0, -1, -1]}, "leads nowhere"),
+        ({"feature": [7, -1, -1]}, "leads nowhere"),
+        ({"value": [0, 1]}, "one entry for each node"),
+        ({"limit": [float("nan"), 0, 0]}, "finite"),
+    ],
+)
+def test_a_tree_that_would_not_end_or_reads_beside_the_numbers_is_refused(
+    change: dict[str, list[float]], why: str
+) -> None:
+    tree = {
+        "feature": [1, -1, -1],
+        "limit": [0.5, 0, 0],
+        "left": [1, -1, -1],
+        "right": [2, -1, -1],
+        "value": [0, -1.5, 2.5],
+    }
+    assert [Tree.read(tree, 2).add(numbers) for numbers in ((9, 0.5), (0, 0.6))] == [-1.5, 2.5]
+    with pytest.raises(ValueError, match=why):
+        Tree.read(tree | change, 2)
 
 
 def test_the_head_tells_a_copy_from_an_invention_and_from_a_changed_figure(head: FaithfulnessHead) -> None:
