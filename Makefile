@@ -14,7 +14,7 @@ COMPILE = .venv/bin/uv pip compile --quiet --universal --generate-hashes --pytho
           --custom-compile-command "make lock" $(if $(UPGRADE),--upgrade) $(if $(PACKAGE),--upgrade-package $(PACKAGE))
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint lock bench-policy bench-rag bench-fraud bench-gateway bench-cache bench-redaction bench-judges bench-eval bench-guardrails bench-tokens soak test-vllm clean
+.PHONY: help run test lint lock bench-policy bench-rag bench-fraud bench-gateway bench-cache bench-redaction bench-judges bench-eval bench-guardrails bench-tokens bench-rollout soak test-vllm clean
 
 help: ## this list
 	@sed -n 's/^\([a-z -]*\):.*## /  make \1|/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-16s %s\n", $$1, $$2 }'
@@ -37,7 +37,7 @@ lint: ## format, lint, types and layers, without the tests
 	@echo "== lint-imports (layers)"
 	@.venv/bin/lint-imports --no-cache
 
-bench-rag bench-fraud bench-policy bench-gateway bench-cache bench-redaction bench-judges bench-eval bench-guardrails bench-tokens: bench-%: ## tables of figures from $CALLGATE_DATA_DIR, ending with one line of JSON (QUICK=1: a minute)
+bench-rag bench-fraud bench-policy bench-gateway bench-cache bench-redaction bench-judges bench-eval bench-guardrails bench-tokens bench-rollout: bench-%: ## tables of figures from $CALLGATE_DATA_DIR, ending with one line of JSON (QUICK=1: a minute)
 	$(INSTALL) test
 	@.venv/bin/python -m tests.bench.bench_$*
 

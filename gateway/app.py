@@ -35,6 +35,7 @@ from gateway.pipeline import Pipeline
 from gateway.reload import Reloader
 from gateway.request_log import RequestLog
 from gateway.rollouts import RolloutFollower, Rollouts
+from gateway.rollouts import figures as rollout_figures
 from gateway.routing import Backend, Router, deployments_of
 from gateway.settings import Settings, SettingsError
 from gateway.steps.build import build_embedder, build_fraud_steps, build_steps
@@ -106,7 +107,7 @@ async def _lifespan(
         rng = random.Random()  # noqa: S311 (weights and jitter, not secrets)
         router = Router(routes, http, hosted, rng=rng, retry_share=settings.routing.retry_share)
         guard_model.router = router
-        app.state.rollouts = await _rollouts(store, router, stack)
+        app.state.rollouts = await _rollouts(store, router, metrics, stack)
         stack.push_async_callback(router.shadow.aclose)
         stack.push_async_callback(router.fleet.aclose)
         router.fleet.watch(http.health, settings.routing.health_interval_s)
@@ -265,7 +266,8 @@ def _reloader(
     )
 
 
-async def _rollouts(store: RedisStore, router: Router, stack: AsyncExitStack) -> RolloutDesk:
+async def _rollouts(store: RedisStore, router: Router, metrics: Metrics, stack: AsyncExitStack) -> RolloutDesk:
+    metrics.watch_figures(lambda: rollout_figures(router))
     follower = RolloutFollower(store, router)
     await follower.look()  # before the first request
     follower.start()

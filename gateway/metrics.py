@@ -226,9 +226,9 @@ class Metrics:
         """What /metrics reads of the deployments at the moment it is asked."""
         self._own.register(_FleetCollector(fleet, shadow))
 
-    def watch_fraud(self, gauges: Callable[[], Sequence[Figure]]) -> None:
-        """What /metrics asks of the fraud scoring in this process."""
-        self._own.register(_FigureCollector(gauges))
+    def watch_figures(self, figures: Callable[[], Sequence[Figure]]) -> None:
+        """What /metrics asks of other parts of this process (fraud scoring, rollouts) at the moment it is asked."""
+        self._own.register(_FigureCollector(figures))
 
     def exposition(self) -> bytes:
         self.flush()

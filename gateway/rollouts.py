@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import msgspec
@@ -178,6 +179,24 @@ class RolloutFollower:
         while True:
             await self.look()
             await asyncio.sleep(self._poll_s)
+
+
+@dataclass(frozen=True, slots=True)
+class ShareFigure:
+    """For /metrics: one model that has a candidate."""
+
+    labels: Mapping[str, str]
+    value: float
+    name: str = "callgate_rollout_share"
+    help: str = "Of this model's calls, the share that its candidate answers."
+
+
+def figures(router: Router) -> list[ShareFigure]:
+    return [
+        ShareFigure({"model": route.model, "candidate": route.candidate.name}, router.share(route))
+        for route in router.routes.values()
+        if route.candidate is not None
+    ]
 
 
 def _key(model: str) -> str:

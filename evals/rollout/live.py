@@ -19,7 +19,7 @@ from statistics import fmean
 import numpy as np
 
 from evals.statistics.differences import holm
-from evals.statistics.sequential import betting_p, betting_sequence
+from evals.statistics.sequential import betting_bounds, betting_p
 
 ANSWERED, PASSED = "answered", "passed"
 """Computed of every call: the arm that a call was given to answered it itself; its answer was not stopped by an output rail."""
@@ -159,7 +159,7 @@ class _Series:
     """One metric: conversations that are going on, and the pairs of those that ended, read as worst and as best where a score is missing."""
 
     going: dict[tuple[str, bool], list[LiveScore]] = field(default_factory=dict)
-    ended: set[tuple[str, bool]] = field(default_factory=set)
+    ended: dict[tuple[str, bool], datetime] = field(default_factory=dict)
     waiting: dict[bool, list[tuple[float, float]]] = field(default_factory=lambda: {True: [], False: []})
     pairs: list[tuple[float, float]] = field(default_factory=list)
     means: dict[bool, list[float]] = field(default_factory=lambda: {True: [], False: []})
@@ -168,7 +168,7 @@ class _Series:
 
     def end(self, conversation: str, candidate: bool) -> None:
         calls = self.going.pop((conversation, candidate))
-        self.ended.add((conversation, candidate))
+        self.ended[conversation, candidate] = max(call.at for call in calls)
         self.count[candidate] += 1
         known = [call.value for call in calls if call.value is not None]
         if known:
@@ -187,21 +187,27 @@ class _Series:
 
 
 class Arms:
-    """All that is known of both arms. A conversation is over when none of its calls began in the last `settle`."""
+    """All that is known of both arms. A conversation is over when none of its calls began in the last `settle`; scores of calls that began longer ago
+    than `forget` are left out, so that what was seen need not be remembered for ever.
+    """
 
-    def __init__(self, metrics: Sequence[LiveMetric], settle: timedelta) -> None:
+    def __init__(
+        self, metrics: Sequence[LiveMetric], settle: timedelta, forget: timedelta = timedelta(hours=2)
+    ) -> None:
         self._metrics = metrics
         self._settle = settle
+        self._forget = forget
+        self._forgot: datetime | None = None
         self._series = {metric.name: _Series() for metric in metrics}
-        self._seen: set[tuple[str, str]] = set()
+        self._seen: dict[tuple[str, str], datetime] = {}
 
     def take(self, scores: Iterable[LiveScore], now: datetime) -> None:
         """Scores in any order, again and again; what comes after its conversation was over is left out."""
         for score in scores:
             series = self._series.get(score.metric)
-            if series is None or (score.span, score.metric) in self._seen:
+            if series is None or score.at <= now - self._forget or (score.span, score.metric) in self._seen:
                 continue
-            self._seen.add((score.span, score.metric))
+            self._seen[score.span, score.metric] = score.at
             if (score.conversation, score.candidate) not in series.ended:
                 series.going.setdefault((score.conversation, score.candidate), []).append(score)
         for series in self._series.values():
@@ -212,6 +218,11 @@ class Arms:
             ]
             for _, conversation, candidate in sorted(over):
                 series.end(conversation, candidate)
+        if self._forgot is None or now - self._forgot > self._forget / 4:
+            self._forgot, oldest = now, now - self._forget
+            self._seen = {key: at for key, at in self._seen.items() if at > oldest}
+            for series in self._series.values():
+                series.ended = {key: at for key, at in series.ended.items() if at > oldest}
 
     def look(self, alpha: float, stage_began: datetime) -> tuple[Shown, ...]:
         return tuple(_shown(metric, self._series[metric.name], alpha, stage_began) for metric in self._metrics)
@@ -226,8 +237,8 @@ def _shown(metric: LiveMetric, series: _Series, alpha: float, stage_began: datet
     p_not_worse = betting_p(worst, _within(-metric.margin - least), level, above=True)
     low, high = -1.0, 1.0
     if series.pairs:
-        low = max(low, float(betting_sequence(worst, level).low[-1]) + least)
-        high = min(high, float(betting_sequence(best, level).high[-1]) + most)
+        low = max(low, betting_bounds(worst, level)[0] + least)
+        high = min(high, betting_bounds(best, level)[1] + most)
     middle = float((worst.mean() + best.mean()) / 2) + (least + most) / 2 if series.pairs else 0.0
     return Shown(
         metric, series.count[True], series.count[False], sum(at >= stage_began for at in series.began), len(series.pairs),

@@ -38,7 +38,7 @@ class RolloutPlan:
     settle: timedelta = timedelta(minutes=5)
     patience: timedelta = timedelta(hours=24)
     blind: timedelta = timedelta(minutes=15)
-    operational_margin: float = 0.02
+    operational_margin: float = 0.01
 
     def __post_init__(self) -> None:
         """Raises ValueError naming what is wrong."""

@@ -12,6 +12,7 @@ import numpy as np
 
 from evals.statistics.differences import Array
 
+INSIDE = 1 - 1e-12  # a bet at the very end of the range has a factor without bounds
 FIRST_LOOK = 30  # values before the asymptotic sequence may be read: its limit theorem needs some dozens
 
 
@@ -102,6 +103,30 @@ def betting_sequence(values: Array, alpha: float, *, span: float = 1.0, grid: in
     low = candidates[np.maximum(low_at - 1, 0)]
     high = candidates[::-1][np.maximum(high_at - 1, 0)]
     return Sequence(np.maximum.accumulate((2 * low - 1) * span), np.minimum.accumulate((2 * high - 1) * span))
+
+
+def betting_bounds(values: Array, alpha: float, *, span: float = 1.0, grid: int = 401) -> tuple[float, float]:
+    """The last bounds of betting_sequence, for many values: wealth falls as its bound rises, so they are found by halving."""
+    candidates = np.linspace(-span, span, grid)
+    limit = np.log(1 / alpha)
+
+    def refuted(at: int, side: int) -> bool:
+        """Whether the mean is shown to be above (side 0) or below (side 1) this candidate."""
+        bound = float(np.clip(candidates[at], -INSIDE * span, INSIDE * span))
+        return bool(log_wealth(values, bound, alpha, span=span)[side].max(initial=-np.inf) >= limit)
+
+    def last(side: int, order: range) -> float:
+        """The last candidate in this order that is refuted; they are refuted up to some place, and from there on not."""
+        known, unknown = -1, len(order)
+        while unknown - known > 1:
+            middle = (known + unknown) // 2
+            if refuted(order[middle], side):
+                known = middle
+            else:
+                unknown = middle
+        return float(candidates[order[max(known, 0)]])
+
+    return last(0, range(grid)), last(1, range(grid - 1, -1, -1))
 
 
 def asymptotic_sequence(values: Array, alpha: float, *, tightest_at: int = 100, floor: float = 1.0) -> Sequence:

@@ -155,7 +155,7 @@ async def build_fraud_steps(settings: Settings, metrics: Metrics, stack: AsyncEx
     else:
         fraud = await build_fraud(wanted.settings, settings.redis.url, settings.state_dir / "fraud")
     stack.push_async_callback(fraud.aclose)
-    metrics.watch_fraud(fraud.gauges)
+    metrics.watch_figures(fraud.gauges)
     return fraud
 
 

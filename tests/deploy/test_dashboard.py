@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 from gateway.metrics import Metrics
+from gateway.rollouts import figures
 from gateway.routing import Router
 from gateway.types import Deployment, Route
 
@@ -17,9 +18,10 @@ def test_every_expression_names_a_metric_that_exists() -> None:
     import random
 
     metrics = Metrics()
-    route = Route("m", (Deployment("d", "m"),), None, None, 1.0, 1, 1)
+    route = Route("m", (Deployment("d", "m"),), None, None, 1.0, 1, 1, candidate=Deployment("c", "m"))
     router = Router({"m": route}, None, None, rng=random.Random(1))  # type: ignore[arg-type]
     metrics.watch(router.fleet, router.shadow)
+    metrics.watch_figures(lambda: figures(router))
     known = set(re.findall(r"^# HELP (\S+)", metrics.exposition().decode(), re.MULTILINE))
     known = {name.removesuffix("_total") for name in known}
     panels = json.loads(FILE.read_text())["panels"]

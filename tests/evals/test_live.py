@@ -90,6 +90,15 @@ def test_a_conversation_counts_once_when_it_is_over_and_never_again() -> None:
     assert look(arms, START + MINUTE).at_stage == 0
 
 
+def test_what_was_seen_long_ago_is_neither_remembered_nor_counted_again() -> None:
+    arms = Arms([QUALITY], MINUTE, forget=60 * MINUTE)
+    scores = [score(number, candidate=number % 2 == 0, value=1.0, minute=number) for number in range(300)]
+    for now in range(0, 300, 10):
+        arms.take([one for one in scores if one.at <= START + now * MINUTE], START + now * MINUTE)
+    arms.take(scores, START + 400 * MINUTE)
+    assert (look(arms).candidate + look(arms).baseline, len(arms._seen)) == (291, 0)
+
+
 def test_a_score_that_is_missing_counts_against_every_claim() -> None:
     arms = Arms([QUALITY], MINUTE)
     for number in range(400):

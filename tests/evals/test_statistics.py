@@ -28,7 +28,13 @@ from evals.statistics.differences import (
     paired_difference,
 )
 from evals.statistics.planning import Design, conversations_needed, detectable_difference, power_at
-from evals.statistics.sequential import asymptotic_p, asymptotic_sequence, betting_p, betting_sequence
+from evals.statistics.sequential import (
+    asymptotic_p,
+    asymptotic_sequence,
+    betting_bounds,
+    betting_p,
+    betting_sequence,
+)
 
 differences = st.lists(
     st.tuples(st.sampled_from([-1.0, -0.5, 0.0, 0.5, 1.0]), st.integers(0, 5)), min_size=1, max_size=40
@@ -407,3 +413,14 @@ def test_p_values_hold_however_often_one_looks_and_agree_with_the_sequences(p_of
                     p_of(values, bound, alpha, above=above) <= alpha * 1.05
                 )  # the sequence is rounded outwards to a grid
     assert p_of(np.zeros(0), 0.0, alpha, above=True) == 1.0
+
+
+@given(st.lists(st.sampled_from([-1.0, -0.4, 0.0, 0.25, 1.0]), max_size=200), st.sampled_from([0.01, 0.05, 0.3]))
+def test_bounds_found_by_halving_are_the_last_ones_of_the_sequence(values: list[float], alpha: float) -> None:
+    points = np.array(values)
+    low, high = betting_bounds(points, alpha)
+    if not values:
+        assert (low, high) == (-1.0, 1.0)
+        return
+    whole = betting_sequence(points, alpha)
+    assert (low, high) == pytest.approx((whole.low[-1], whole.high[-1]), abs=1e-12)

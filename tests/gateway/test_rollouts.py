@@ -217,6 +217,8 @@ async def test_a_rollout_over_http_from_its_start_to_its_end(
         status, said = await admin(at, "GET", "")
         assert (said["rollouts"][0]["share"], said["rollouts"][0]["report"]) == (1.0, "sha256:0")
         assert 0 < said["rollouts"][0]["lease_s"] <= 60
+        async with at.session.get(f"{at.url}/metrics") as response:
+            assert 'callgate_rollout_share{candidate="candidate",model="echo"}' in await response.text()
         assert "owner" not in said["rollouts"][0]
         status, said = await admin(at, "POST", "/echo/end", {"outcome": "rolled_back", "reason": "enough seen"})
         assert (status, said["share"], said["report"]) == (200, 0.0, "sha256:0")
