@@ -47,6 +47,7 @@ class World:
     difference: float
     harder: float = 0.0
     margin: float = MARGIN
+    most: int = MOST
 
 
 @dataclass
@@ -61,7 +62,9 @@ class Draw:
         made = []
         for _ in range(BETWEEN):
             candidate = self.chance.random() < share
-            good = self.world.good - self.world.harder * self.number / MOST + self.world.difference * candidate
+            good = (
+                self.world.good - self.world.harder * self.number / self.world.most + self.world.difference * candidate
+            )
             value = float(self.chance.random() < good)
             made.append(
                 LiveScore(
@@ -76,7 +79,7 @@ def ours(world: World, chance: random.Random) -> tuple[Action, int]:
     """As evals/rollout/run.py steps, without its clock."""
     arms, draw = Arms([LiveMetric("m", world.margin)], timedelta(0)), Draw(world, chance)
     stage, began, shown = 0, START, None
-    while draw.number < MOST:
+    while draw.number < world.most:
         arms.take(draw.calls(STAGES[stage]), START + timedelta(seconds=draw.number))
         (shown,) = arms.look(ALPHA, began)
         step = decide([shown], alpha=ALPHA, min_conversations=MIN, last=stage == len(STAGES) - 1)
@@ -91,7 +94,7 @@ def naive(
     world: World, chance: random.Random, test: Callable[[Counter[tuple[bool, bool]], float], Action]
 ) -> tuple[Action, int]:
     draw, seen, stage, at_stage = Draw(world, chance), Counter[tuple[bool, bool]](), 0, 0
-    while draw.number < MOST:
+    while draw.number < world.most:
         for call in draw.calls(STAGES[stage]):
             seen[call.candidate, bool(call.value)] += 1
             at_stage += call.candidate
@@ -131,8 +134,8 @@ WORLDS = (
     World("bad, the day gets easier", 0.55, -0.05, harder=-0.4),
     World("worse by .2", 0.9, -0.2),
     World("better by .04", 0.9, 0.04),
-    World("errors +3 %", 0.999, -0.03, margin=0.01),
-    World("errors +10 %", 0.999, -0.1, margin=0.01),
+    World("errors +3 %", 0.999, -0.03, margin=0.01, most=30_000),
+    World("errors +10 %", 0.999, -0.1, margin=0.01, most=30_000),
 )
 
 
@@ -160,7 +163,9 @@ def main() -> int:
 
 def simulated() -> Iterator[tuple[World, str, tuple[float, float, float | None]]]:
     """Of each world and method: shares rolled back and promoted, and the candidate's calls until a median rollback."""
-    print(f"{ROLLOUTS} rollouts each, alpha {ALPHA:g}, margin {MARGIN:g}, at most {MOST} calls; seed 1")
+    print(
+        f"{ROLLOUTS} rollouts each, alpha {ALPHA:g}, margin {MARGIN:g}, at most {MOST} calls (30000 for errors, whose margin is .01); seed 1"
+    )
     print(f"{'':28} {'':22} rolled back   promoted   undecided   candidate's calls at the median rollback")
     for world in WORLDS:
         for name, method in METHODS.items():
