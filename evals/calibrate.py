@@ -33,8 +33,10 @@ class _Label(BaseModel):
     sample_id: str = Field(min_length=1)
     setting: str = Field(min_length=1)
     repeat: int = Field(default=0, ge=0)
-    human: StrictBool
+    human: StrictBool | None
     answer: str | None = Field(default=None, pattern="^sha256:[0-9a-f]{64}$")
+    question: str | None = None  # of a queue that was written into a file: for the eyes of people
+    reply: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +87,8 @@ def answer_digest(answer: Answer) -> str:
 
 
 def load_labels(path: Path) -> dict[Key, Label]:
-    """One JSON object a line: metric, sample_id, setting, human (true or false), repeat (0 if left out), answer (a digest, if at all).
+    """One JSON object a line: metric, sample_id, setting, human (true or false), repeat (0 if left out), answer (a digest, if at all). Lines whose human
+    is null are not labelled yet.
 
     Raises LabelsError naming line and field; also for two labels of one answer, which a person has to settle first.
     """
@@ -106,9 +109,10 @@ def load_labels(path: Path) -> dict[Key, Label]:
         key = (label.metric, label.sample_id, label.setting, label.repeat)
         if key in labels:
             raise LabelsError(f"{path}:{number}: this answer was already labelled for {label.metric!r}")
-        labels[key] = Label(label.human, label.answer)
+        if label.human is not None:
+            labels[key] = Label(label.human, label.answer)
     if not labels:
-        raise LabelsError(f"{path}: no label in it")
+        raise LabelsError(f"{path}: no label in it: human is true or false in none of its lines")
     return labels
 
 

@@ -103,8 +103,10 @@ def run(
     ] = False,
     cache: Annotated[Path | None, typer.Option(help="Keep replies in this file for later runs too.")] = None,
     mlflow: Annotated[str | None, typer.Option(help="Tell this MLflow tracking URI too.")] = None,
-    model_version: Annotated[str | None, typer.Option(help="NAME/VERSION in MLflow's registry to tag.")] = None,
-    wandb: Annotated[str | None, typer.Option(help="Tell Weights and Biases: offline or online.")] = None,
+    model_version: Annotated[
+        str | None, typer.Option(help="NAME/VERSION in MLflow's registry to tag with the verdict; needs --mlflow.")
+    ] = None,
+    wandb: Annotated[Literal["offline", "online"] | None, typer.Option(help="Tell Weights and Biases.")] = None,
     phoenix: Annotated[str | None, typer.Option(help="Tell this Phoenix server too (spans, annotations).")] = None,
     machine: Machine = False,
 ) -> None:
@@ -121,6 +123,7 @@ def run(
         os.environ.get("CALLGATE_API_KEY"), _signing_key(), sequential, os.environ.get("CALLGATE_JUDGE_KEY"),
     )  # fmt: skip
     with broken_is_3(), progress_bars(quiet=machine) as progress:
+        _check_model_version(model_version, mlflow)
         if options.shard is not None:
             from evals.shards import launch_part
 
@@ -140,6 +143,14 @@ def run(
         show(report, Format.JSON if machine else Format.TERMINAL)  # a verdict must not look like a pod that failed
         return
     finish(report, Format.JSON if machine else Format.TERMINAL)
+
+
+def _check_model_version(model_version: str | None, mlflow: str | None) -> None:
+    """Raises ValueError, before anything is paid for."""
+    if model_version is not None and (mlflow is None or not all(model_version.rpartition("/")[::2])):
+        raise ValueError(
+            f"--model-version is NAME/VERSION of a registry, and --mlflow says where; not {model_version!r} alone"
+        )
 
 
 def _work(options: Options, shards: int, engine: Engine, ray_address: str, progress: Progress) -> Report | None:

@@ -24,6 +24,7 @@ from evals.evidence import Evidence, out_of_budget, save_evidence
 from evals.html import to_html
 from evals.journal import Journal
 from evals.judges.build import build_judges, build_pairwise
+from evals.judges.personal_data import redact
 from evals.online import OnlineJudge
 from evals.phoenix import Phoenix, choose, needed
 from evals.progress import Progress
@@ -273,6 +274,28 @@ def ask_for_labels(report: Report, suite: str, phoenix_url: str) -> Iterator[str
         yield f"{metric}: {phoenix.queue(report, wanted, _questions(suite), datetime.now(UTC))}; label them pass or fail"
     if not asked:
         yield "no label is needed: no judge of this report waits for one"
+
+
+def write_queue(report: Report, suite: str, path: Path) -> Iterator[str]:
+    """The same answers, as a file for people who have no Phoenix: `human` of each line is theirs to set, what is null counts as not labelled."""
+    questions, rows = _questions(suite), []
+    answers = {(a.sample_id, a.setting, a.repeat): a for a in report.evidence.answers}
+    for metric, labels in needed(report):
+        for one in choose(report, metric, labels):
+            answer = answers[one.sample_id, one.setting, one.repeat]
+            shown = "(blocked by policy)" if answer.blocked else redact(answer.error or answer.text)
+            rows.append(
+                {
+                    "question": redact(questions.get(one.sample_id, "")), "reply": shown, "human": None, "metric": metric,
+                    "sample_id": one.sample_id, "setting": one.setting, "repeat": one.repeat, "answer": answer_digest(answer),
+                }
+            )  # fmt: skip
+    if not rows:
+        yield "no label is needed: no judge of this report waits for one"
+        return
+    path.touch(mode=0o600)
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    yield f"{len(rows)} answers in {path}: set human to true or false in each line, then give the file to --labels"
 
 
 def read_labels(report: Report, phoenix_url: str, path: Path) -> Iterator[str]:

@@ -102,12 +102,23 @@ def to_mlflow(report: Report, folder: Path, uri: str, model_version: str | None)
         if (folder / file).is_file():
             client.log_artifact(run_id, str(folder / file))
     if model_version:
-        model, _, version = model_version.rpartition("/")
-        client.set_model_version_tag(model, version, "callgate.gate", report.gate.verdict.value)
-        client.set_model_version_tag(model, version, "callgate.report", report.digest)
         client.set_tag(run_id, "callgate.model_version", model_version)
     client.set_terminated(run_id)
-    return f"run {run_id} of experiment {name}"
+    tagged = _tag(client, model_version, report) if model_version else ""
+    return f"run {run_id} of experiment {name}{tagged}"
+
+
+def _tag(client: Any, model_version: str, report: Report) -> str:
+    """The verdict on the model version; one that the registry does not have costs the tag and not the run."""
+    from mlflow.exceptions import MlflowException
+
+    model, _, version = model_version.rpartition("/")
+    try:
+        client.set_model_version_tag(model, version, "callgate.gate", report.gate.verdict.value)
+        client.set_model_version_tag(model, version, "callgate.report", report.digest)
+    except MlflowException as error:
+        return f"; model version {model_version} not tagged ({error.error_code})"
+    return f"; model version {model_version} tagged"
 
 
 def to_wandb(report: Report, folder: Path, mode: str) -> str:

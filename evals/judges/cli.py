@@ -60,15 +60,22 @@ def queue(
     file: ReportFile,
     suite: Annotated[str, typer.Argument(help="The suite of the report, for the questions.")],
     phoenix: Annotated[str, typer.Option(help="A Phoenix server.")] = "http://127.0.0.1:6006",
-    read: Annotated[Path | None, typer.Option(help="Read the labels back into this JSONL file instead.")] = None,
+    file_out: Annotated[
+        Path | None,
+        typer.Option("--file", help="Write them into this JSONL file instead, for people to set `human` in."),
+    ] = None,
+    read: Annotated[Path | None, typer.Option(help="Read the labels back from Phoenix into this JSONL file.")] = None,
 ) -> None:
-    """Put the answers whose labels would decide in front of people in Phoenix, drawn at random; or read their labels back."""
-    from evals.launch import ask_for_labels, read_labels
+    """Put the answers whose labels would decide in front of people, in Phoenix or in a file, drawn at random; or read their labels back."""
+    from evals.launch import ask_for_labels, read_labels, write_queue
     from evals.report import load_report
 
     with broken_is_3():
         found = load_report(file)
-        lines = ask_for_labels(found, suite, phoenix) if read is None else read_labels(found, phoenix, read)
+        if file_out is not None:
+            lines = write_queue(found, suite, file_out)
+        else:
+            lines = ask_for_labels(found, suite, phoenix) if read is None else read_labels(found, phoenix, read)
         for line in lines:
             typer.echo(line)
 

@@ -12,7 +12,9 @@ import pytest
 from aiohttp import web
 from typer.testing import CliRunner
 
+from evals.calibrate import load_labels
 from evals.cli import app
+from evals.errors import LabelsError
 from evals.habits import habits
 from evals.launch import launch
 from evals.report import load_report
@@ -123,5 +125,15 @@ def test_too_few_labels_are_named_with_how_many_would_decide(suite: Path, served
     assert report.gate.verdict is Verdict.INCONCLUSIVE
     assert "too few labels: 6 labels of at least 20" in report.gate.reasons[0]
     assert "about 20 labels would decide" in report.gate.reasons[0]
+    queued, asked = suite / "queue.jsonl", ["queue", str(suite / "out/report.json"), str(suite), "--file"]
+    assert "20 answers in" in CliRunner().invoke(app, [*asked, str(queued)]).output
+    lines = [json.loads(line) for line in queued.read_text().splitlines()]
+    assert {line["human"] for line in lines} == {None}
+    assert lines[0]["question"].startswith("question ")
+    with pytest.raises(LabelsError, match="true or false in none"):
+        load_labels(queued)
+    queued.write_text("".join(json.dumps({**line, "human": line["reply"] == "fine"}) + "\n" for line in lines))
+    known = CliRunner().invoke(app, ["calibrate", str(suite / "out/report.json"), str(queued)])
+    assert "helpful: calibrated: kappa 1.00" in known.output
     told = CliRunner().invoke(app, ["calibrate", str(suite / "out/report.json"), str(suite / "labels.jsonl")])
     assert (told.exit_code, "about 20 labels would decide" in told.output) == (1, True)

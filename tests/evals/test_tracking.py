@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from evals.calibrate import human_of, load_labels
+from evals.cli import app as cli
 from evals.errors import EvalError
 from evals.evidence import Evidence, MetricPlan, case_of
 from evals.launch import ask_for_labels, read_labels, record
@@ -76,6 +78,28 @@ def test_mlflow_has_the_run_with_its_numbers_files_and_model_version(report: Rep
     assert run.data.metrics == pytest.approx(numbers(report))
     assert [one.path for one in client.list_artifacts(run.info.run_id)] == ["report.md"]
     assert client.get_model_version("agent", "1").tags["callgate.gate"] == report.gate.verdict.value
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_model_version_that_is_not_there_costs_the_tag_and_not_the_run(report: Report, tmp_path: Path) -> None:
+    from mlflow import MlflowClient
+
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    (line,) = record(report, SUITE, tmp_path, Trackers(mlflow_uri=uri, model_version="agent/9"), None)
+    assert line.startswith("mlflow: run ")
+    assert line.endswith("; model version agent/9 not tagged (RESOURCE_DOES_NOT_EXIST)")
+    assert MlflowClient(uri, uri).get_run(line.split()[2]).info.status == "FINISHED"
+
+
+@pytest.mark.parametrize(
+    "given", [["agent/3"], ["agent", "--mlflow", "sqlite://"], ["agent/", "--mlflow", "sqlite://"]]
+)
+def test_a_model_version_without_its_registry_or_number_is_named_before_anything_is_asked(given: list[str]) -> None:
+    done = CliRunner().invoke(
+        cli, ["run", SUITE, "--candidate", "same", "--baseline", "good", "--model-version", *given]
+    )
+    assert done.exit_code == 3
+    assert "--model-version is NAME/VERSION" in done.output
 
 
 def test_wandb_writes_a_run_offline(report: Report, tmp_path: Path) -> None:
