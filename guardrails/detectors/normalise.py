@@ -20,6 +20,40 @@ LONGEST_CHARS = 20_000  # of a text that is searched for hidden ones; the size r
 DEEPEST = 2
 
 _TOKEN = re.compile(r"\[([A-Z][A-Z_]*)_\d+\]")
+# What tokens are read as: values, since nobody says "my pin is secret" but somebody who is after one.
+_VALUES = {
+    "PERSON": "anna",
+    "STREET_ADDRESS": "00 station road",
+    "POSTAL_CODE": "x00 0xx",
+    "LOCATION": "london",
+    "EMAIL_ADDRESS": "anna@example.com",
+    "URL": "www.example.com",
+    "DATE_OF_BIRTH": "00 may 0000",
+    "IBAN_CODE": "xx00 0000 0000 0000 0000 00",
+}
+_NUMBERED = frozenset(
+    [
+        "SECRET",
+        "CREDIT_CARD",
+        "CARD_SECURITY_CODE",
+        "CARD_EXPIRY",
+        "LAST_FOUR",
+        "ACCOUNT_NUMBER",
+        "BANK_ACCOUNT",
+        "SORT_CODE",
+        "ABA_ROUTING_NUMBER",
+        "ORDER_NUMBER",
+        "CUSTOMER_NUMBER",
+        "PHONE_NUMBER",
+        "PASSPORT",
+        "DRIVER_LICENSE",
+        "US_SSN",
+        "US_ITIN",
+        "UK_NINO",
+        "UK_NHS",
+        "IP_ADDRESS",
+    ]
+)
 # Letters of other alphabets that look like Latin ones (Unicode TR 39, the confusables that keyboards of those alphabets have), and small capitals.
 _LOOK_ALIKE = dict(
     zip(
@@ -70,8 +104,8 @@ _SHORT_COMMON = frozenset(word for word in _COMMON.split() if len(word) > 2)
 
 
 def plain(text: str) -> str:
-    """The text in lower case with its disguise off; digits are all 0, redaction tokens the words that they stand for."""
-    text = _TOKEN.sub(_as_words, text)
+    """The text in lower case with its disguise off; digits are all 0, redaction tokens values such as they stand for."""
+    text = _TOKEN.sub(_stand_in, text)
     if not text.isascii():
         text = _without_disguise(text)
     text = text.lower()
@@ -107,8 +141,10 @@ def hidden(text: str, depth: int = 0) -> list[str]:
     return found[:MOST_HIDDEN]
 
 
-def _as_words(match: re.Match[str]) -> str:
-    return match[1].replace("_", " ").lower()
+def _stand_in(match: re.Match[str]) -> str:
+    """Some value of a token's kind; of a kind that we do not give, its words, since whoever wrote them wants them read."""
+    kind = match[1]
+    return "0000" if kind in _NUMBERED else _VALUES.get(kind, kind.replace("_", " ").lower())
 
 
 def _without_disguise(text: str) -> str:

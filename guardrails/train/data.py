@@ -26,6 +26,11 @@ def is_validation(text: str) -> bool:
     return hashlib.sha256(text.lower().encode()).digest()[0] < 51
 
 
+def is_measured(dialogue: str) -> bool:
+    """A fixed half of all dialogues, by the digest of their id: nothing is trained on them and no threshold is chosen with them."""
+    return hashlib.sha256(dialogue.encode()).digest()[0] % 2 == 0
+
+
 def sentence_embedder(threads: int = 2) -> Callable[[Sequence[str]], NDArray[np.float32]]:
     """MiniLM sentence vectors, 384 dimensions, unit length; at training time only: the gateway injects its own."""
     model = importlib.import_module("serving.embedding.minilm").MiniLM(threads)

@@ -8,18 +8,21 @@ from __future__ import annotations
 
 import argparse
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from guardrails.detectors.topic import SHORTEST_WORDS
+from guardrails.train.applications import Said, bank_messages, requests, written_calls
 from guardrails.train.care import amid, care, long_turns
 from guardrails.train.cascade import Example, Floats
 from guardrails.train.data import rows
 from guardrails.train.detector import Aims, Trained, from_sources, rounded, train, weights_arguments
 from guardrails.train.fit import Trainer
 from guardrails.train.grammar import load_grammar
+from guardrails.train.ordinary import calls, everyday
 from guardrails.train.points import Limits, calibration_error
 
 SEED = 17
@@ -31,7 +34,11 @@ CLINC, BANKING, SPOKEN = "topic_clinc150.jsonl", "topic_banking77.jsonl", "topic
 FLAGGED_ON_TOPIC = 0.004
 FLAGGED_SPOKEN = 0.006
 FLAGGED_NEAR = 0.06  # of our own questions near other businesses
+FLAGGED_CALLS = 0.01  # of written calls, each family left out
+OTHER_BUSINESSES = ("claims", "policies", "trips", "shopping", "utilities", "es_seguro_y_viaje")
+EACH_CALL, REQUESTS = 200, 1200
 ASKED = 0.06  # of on-topic turns, short and long
+CALLED = ("written: calls", "written: everyday")
 # What callers of any contact centre say around their business; written for this project.
 SMALL_TALK = """\
 hello there how are you today
@@ -44,8 +51,8 @@ please transfer me to an agent
 this is the third time i have called about this and nobody helps me
 your service is absolutely terrible and i want to complain
 i have been waiting on hold for forty minutes
-my name is person and my account number is bank account
-my date of birth is date of birth and my postcode is post code
+my name is anna and my account number is 0000
+my date of birth is 00 may 0000 and my postcode is x00 0xx
 the last four digits are four two four two
 i need to verify my identity for my account
 could you repeat that please i did not hear you
@@ -68,8 +75,8 @@ i was charged twice for the same payment
 i want a refund for the late delivery fee
 where is my order it should have arrived on monday
 i would like to return the handset i bought
-can you send the confirmation to my email email address
-please call me back on phone number after five
+can you send the confirmation to my email anna@example.com
+please call me back on 00000 000000 after five
 what are your opening hours on saturday
 do you have a branch near me
 i need a copy of my last three statements
@@ -101,7 +108,9 @@ def _aims(trainer: Trainer) -> Aims:
     on, long_enough = trainer.labels[:, 0] < 0.5, _long_enough(trainer)
     ordinary, spoken = on & ~trainer.written & long_enough, from_sources(trainer, SPOKEN) & long_enough
     near = from_sources(trainer, "written: near on")
-    limits = Limits(((ordinary, FLAGGED_ON_TOPIC), (spoken, FLAGGED_SPOKEN), (near, FLAGGED_NEAR)), ())
+    said = on & long_enough & np.array([e.source.startswith(CALLED) for e in trainer.corpus.examples])
+    short = ((ordinary, FLAGGED_ON_TOPIC), (spoken, FLAGGED_SPOKEN), (near, FLAGGED_NEAR), (said, FLAGGED_CALLS))
+    limits = Limits(short, ())
     return Aims([limits], [ordinary, long_turns(trainer)], ASKED)
 
 
@@ -175,7 +184,20 @@ def examples(data: Path) -> list[Example]:
                 Example(text, (0.0,), f"written: {name} {family}", f"{family} {text[:18]}", 0.5)
                 for text in grammar.many(family, 500, rng)
             ]
-    return [*found, *_near(rng), *_long(data, rng)]
+    return [*found, *_near(rng), *_long(data, rng), *_calls(data)]
+
+
+def _calls(data: Path) -> list[Example]:
+    """What callers say in passing, whatever the language, and what applications ask: on topic around calls, off topic around other things."""
+    rng = random.Random(SEED)  # noqa: S311 (texts, not secrets)
+    on = Said([*bank_messages(data), *written_calls(rng, OTHER_BUSINESSES)])
+    off = Said(
+        [row["text"] for row in rows(data / CLINC) if row["domain"] not in {*ON_TOPIC_DOMAINS, "small_talk", "meta"}]
+    )
+    said = [e for e in calls(rng, EACH_CALL) if not e.source.endswith(OTHER_BUSINESSES)]
+    aside = [replace(e, source=f"other {e.source}") for e in requests(off, REQUESTS, rng, (1.0,))]
+    found = [*said, *everyday(rng), *requests(on, REQUESTS, rng), *aside]
+    return [replace(e, source=f"written: {e.source}") for e in found]
 
 
 def _near(rng: random.Random) -> list[Example]:

@@ -8,7 +8,6 @@ has a say: not the language rail on Spanish (what a policy with `languages: [en,
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
 import os
 import sys
@@ -21,6 +20,7 @@ from typing import Any
 from guardrails.policy import Policy, load_policy
 from guardrails.rails import Rails
 from guardrails.redaction import RedactionSettings, Redactor, build_redactor
+from guardrails.train.data import is_measured
 from guardrails.types import Segment
 from guardrails.verdict import Outcome
 from serving.embedding.minilm import EmbeddingBatcher, MiniLM
@@ -123,29 +123,28 @@ def unread_cases() -> Iterator[Case]:
 
 
 def dialogue_cases(folder: Path | None) -> Iterator[Case]:
-    """Every turn of callers in dialogues with agents, after those before it: banks and payments, other services, tourists on the phone, a shop."""
+    """Every turn of callers in dialogues with agents, after those before it: banks and payments, other services, tourists on the phone, a shop.
+
+    Of the half that is only measured; the other half may be read.
+    """
     if folder is None:
         return
     own: list[list[Message]] = []
     other: list[list[Message]] = []
     for row in _rows(folder / "dialogues_sgd.jsonl"):
-        if measured(row["id"]):
+        if is_measured(row["id"]):
             (own if set(row["services"]) <= OWN_SERVICES else other).append(row["turns"])
     yield from _each_turn(own[:MOST_DIALOGUES], "sgd-banks", frozenset())
     elsewhere = frozenset({"off-topic"})
     yield from _each_turn(other[:MOST_DIALOGUES], "sgd-others", elsewhere)
-    yield from _each_turn((row["turns"] for row in _rows(folder / "rag_dstc10_spoken.jsonl")), "dstc10", elsewhere)
+    tourists = (row["turns"] for row in _rows(folder / "rag_dstc10_spoken.jsonl") if is_measured(row["id"]))
+    yield from _each_turn(tourists, "dstc10", elsewhere)
     if (shop := folder / "dialogues_abcd_sample.json").is_file():
         chats = json.loads(shop.read_text(encoding="utf-8"))
         spoken = (
             [{"speaker": who, "text": text} for who, text in chat["original"] if who != "action"] for chat in chats
         )
         yield from _each_turn(spoken, "abcd", elsewhere)
-
-
-def measured(dialogue: str) -> bool:
-    """Half of the dialogues: these are only measured; the others may be read, and thresholds chosen with them."""
-    return hashlib.sha256(dialogue.encode()).digest()[0] % 2 == 0
 
 
 def conversation(turns: Iterable[str]) -> tuple[Message, ...]:
