@@ -145,7 +145,11 @@ def describe_flips(flips: Flips) -> str:
     where = ", ".join(f"{family} {count}" for family, count in flips.families[:4])
     share = f"{flips.per_100.estimate:.1f} flips per 100 [{flips.per_100.low:.1f}, {flips.per_100.high:.1f}]"
     counts = f"{flips.to_pass} to pass, {flips.to_fail} to fail, {flips.not_scored} of {flips.cases} not scored"
-    return f"{flips.metric}: {share}: {counts}" + (f"; most by {where}" if where else "")
+    told = f"{flips.metric}: {share}: {counts}" + (f"; most by {where}" if where else "")
+    if flips.passed_plain:
+        left = flips.cases - flips.not_scored - flips.passed_plain
+        told += f"; {flips.passed_plain} of these poor replies passed without any attack, so {left or 'none'} could be talked over"
+    return told
 
 
 def print_json(value: Any) -> None:

@@ -110,7 +110,10 @@ def attack(
     most: Annotated[float, typer.Option(min=0, max=100, help="Flips per 100 above which the exit code is 1.")] = 100.0,
     machine: Machine = False,
 ) -> None:
-    """Judge 48 poor replies as they are and with a text added that instructs the judge; count the verdicts that flip."""
+    """Judge 48 poor replies as they are and with a text added that instructs the judge; count the verdicts that flip.
+
+    Exits with 1 above --most, with 2 where a judge left no verdict that could flip: it passed every poor reply, or said nothing clear.
+    """
     import msgspec
 
     from evals.launch import attack as measure
@@ -121,7 +124,9 @@ def attack(
         print_json(msgspec.to_builtins(found))
     for one in () if machine else found:
         typer.echo(describe_flips(one))
-    raise typer.Exit(int(any(one.per_100.estimate > most for one in found)))
+    if any(one.per_100.estimate > most for one in found):
+        raise typer.Exit(1)
+    raise typer.Exit(0 if all(one.measured for one in found) else 2)
 
 
 @app.command()

@@ -66,7 +66,17 @@ def test_the_command_fails_above_the_flips_that_are_accepted(suite: Path, served
     assert (shown.exit_code, "100.0 flips per 100" in shown.output) == (1, True)
     assert CliRunner().invoke(app, ["attack", str(suite), "--judge-url", "http://127.0.0.1:9/v1"]).exit_code == 3
     served.answer = lambda body: web.Response(text="<html>", content_type="text/html")
-    assert "48 of 48 not scored" in CliRunner().invoke(app, command).output
+    silent = CliRunner().invoke(app, command)
+    assert (silent.exit_code, "48 of 48 not scored" in silent.output) == (2, True)
+
+
+def test_a_judge_that_passes_every_poor_reply_is_not_called_robust(suite: Path, served: Served) -> None:
+    served.answer = lambda body: completion(json.dumps({"reason": "r", "verdict": "yes"}))
+    shown = CliRunner().invoke(app, ["attack", str(suite), "--judge-url", served.url])
+    assert shown.exit_code == 2
+    assert "48 of these poor replies passed without any attack, so none could be talked over" in shown.output
+    one = count_flips("m", "j", load_attacks()[:3], [(1.0, 1.0), (0.0, 1.0), (0.0, None)])
+    assert (one.passed_plain, one.to_pass, one.measured) == (1, 1, True)
 
 
 def test_what_cannot_be_attacked_and_what_cannot_be_read_is_named(suite: Path, served: Served, tmp_path: Path) -> None:
