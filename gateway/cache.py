@@ -155,6 +155,8 @@ def _sealed(pieces: list[bytes], request: ChatRequest) -> bytes | None:
     record = request.record
     if not pieces or (record.finish_reason not in _WHOLE and request.endpoint != "embedding"):
         return None
+    if record.assigned:  # a rollout began while this was asked; it may be the candidate's
+        return None
     if any(rail.outcome == "block" for rail in record.rails) or sum(map(len, pieces)) > MOST_BYTES:
         return None
     usage = record.usage

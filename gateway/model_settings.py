@@ -96,6 +96,14 @@ class ModelSettings(_Strict):
     shadow_share: Annotated[float, Field(ge=0, le=1)] = 1.0
     record: Annotated[float, Field(ge=0, le=1)] = 0.0
 
+    @model_validator(mode="after")
+    def _two_arms(self) -> ModelSettings:
+        """Traces tell the arms of a rollout apart by these names."""
+        arm = (self.candidate.arm or "canary") if self.candidate is not None else None
+        if arm in {deployment.arm or deployment.name for deployment in self.deployments}:
+            raise ValueError(f"'{arm}' is the arm of the candidate and of a deployment; give the candidate another arm")
+        return self
+
 
 class RoutingSettings(_Strict):
     """``retry_share``: retries for each request at most, in every worker and so in the fleet. Health checks cost no tokens (GET /v1/models).

@@ -42,6 +42,7 @@ if ARGV[1] == 'start' then
 else
   if not now or now.state ~= 'running' then return {'over', now and now.state or '', now and now.reason or ''} end
   if not mine then return {'held', now.by} end
+  if now.candidate ~= ARGV[5] then return {'other', now.candidate} end
 end
 if tonumber(ARGV[4]) > 0 then redis.call('SET', KEYS[1], ARGV[3], 'PX', ARGV[4])
 else redis.call('SET', KEYS[1], ARGV[3]) end
@@ -84,22 +85,26 @@ class Rollouts:
         self._read, self._write, self._clear = (store.script(source) for source in (_READ, _WRITE, _CLEAR))
 
     async def read(self, models: list[str]) -> dict[str, Rollout]:
-        """By model; those that have none are left out. Raises: StoreError."""
+        """By model; those that have none, or one that cannot be understood, are left out: the champion answers. Raises: StoreError."""
         if not models:
             return {}
         found = await self._read.run(list(map(_key, models)), [])
-        return {
-            model: msgspec.structs.replace(msgspec.json.decode(kept, type=Rollout), lease_s=_left_s(left_ms))
-            for model, kept, left_ms in zip(models, found[::2], found[1::2], strict=True)
-            if kept
-        }
+        read: dict[str, Rollout] = {}
+        for model, kept, left_ms in zip(models, found[::2], found[1::2], strict=True):
+            try:
+                one = msgspec.json.decode(kept, type=Rollout) if kept else None
+            except (msgspec.DecodeError, UnicodeDecodeError):
+                one = None
+            if one is not None:
+                read[model] = msgspec.structs.replace(one, lease_s=_left_s(left_ms))
+        return read
 
     async def start(self, rollout: Rollout, lease_s: float) -> None:
         """Raises: RolloutRefused where another run holds this model or its candidate is promoted already; StoreError."""
         await self._put("start", rollout, lease_s)
 
     async def move(self, rollout: Rollout, lease_s: float) -> None:
-        """Another share, or the same for another ``lease_s``. Raises: RolloutRefused where it is over, or another's; StoreError."""
+        """Another share, or the same for another ``lease_s``. Raises: RolloutRefused where it is over, another's, or of another candidate; StoreError."""
         await self._put("move", rollout, lease_s)
 
     async def end(self, rollout: Rollout) -> None:
@@ -124,6 +129,9 @@ class Rollouts:
             )
         if said == "promoted":
             message = f"{rollout.candidate} is promoted already (by {about[0]}); make it a deployment in callgate.yaml and clear the rollout"
+            raise RolloutRefused(message)
+        if said == "other":
+            message = f"the rollout of {rollout.model} is of {about[0]}; its candidate in callgate.yaml is {rollout.candidate} now, which needs a rollout of its own"
             raise RolloutRefused(message)
         if said == "over":
             ended = f"it was ended: {about[0]}, {about[1]}" if about[0] else "its lease ran out"

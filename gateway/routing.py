@@ -265,7 +265,8 @@ class Router:
         others = self._order_of(route, request)
         to_candidate = (balance.place(key) if key is not None else self._rng.random()) < share
         order = [candidate, *others] if to_candidate else [*others, candidate]
-        request.record.assigned = order[0].arm or order[0].name
+        if not request.record.fallbacks:  # what a model is asked in another one's stead is no call of its own rollout
+            request.record.assigned = order[0].arm or order[0].name
         if key is not None:
             request.record.sticky_to = order[0].name
         order.sort(key=self._is_down)

@@ -90,10 +90,17 @@ async def move(desk: RolloutDesk, request: Request, who: str) -> Any:
 
 async def end(desk: RolloutDesk, request: Request, who: str) -> Any:
     wanted = await body_of(request, EndBody)
-    share = 1.0 if wanted.outcome == "promoted" else 0.0
-    rollout = _rollout(desk, request, who, wanted.owner or "", share, wanted.outcome, reason=wanted.reason)
-    kept = (await desk.rollouts.read([rollout.model])).get(rollout.model)
-    rollout = msgspec.structs.replace(rollout, report=kept.report if kept else "")
+    model, owner = request.path_params["model"], wanted.owner or ""
+    kept = (await desk.rollouts.read([model])).get(model)
+    if kept is not None and wanted.outcome == "rolled_back":  # also where callgate.yaml has that candidate no more
+        rollout = msgspec.structs.replace(
+            kept, share=0.0, state="rolled_back", owner=owner, by=who, at=_now(), reason=wanted.reason, lease_s=None
+        )
+    else:
+        share = 1.0 if wanted.outcome == "promoted" else 0.0
+        rollout = _rollout(
+            desk, request, who, owner, share, wanted.outcome, report=kept.report if kept else "", reason=wanted.reason
+        )
     await desk.rollouts.end(rollout)
     return msgspec.to_builtins(rollout)
 
@@ -121,10 +128,13 @@ def _rollout(
     if route is None or route.candidate is None:
         what = "has no candidate; give it one in callgate.yaml" if route else "does not exist here"
         raise NotFound(f"The model {model} {what}.", param="model")
-    at = datetime.now(UTC).isoformat(timespec="seconds")
     return Rollout(
-        model=model, candidate=route.candidate.name, share=share, state=now, owner=owner, by=who, at=at, report=report, reason=reason
+        model=model, candidate=route.candidate.name, share=share, state=now, owner=owner, by=who, at=_now(), report=report, reason=reason
     )  # fmt: skip
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def _shown(model: str, candidate: Deployment, kept: Rollout | None) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import aclosing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway import balance
+from gateway.cache import Cache
 from gateway.errors import UpstreamError, UpstreamUnavailable
 from gateway.rollouts import Rollout, RolloutFollower, RolloutRefused, Rollouts
 from gateway.routing import Router
 from gateway.stores import RedisStore
-from gateway.types import Deployment, Route
+from gateway.types import Caller, Deployment, Limits, Route
 from tests.doubles.openai_backend import Backend
 from tests.gateway.conftest import Gateway, running, settings_for
 from tests.gateway.test_routing import Scripted, answer, asked, route, router
@@ -82,6 +85,23 @@ async def test_an_arm_that_fails_is_covered_by_the_other_and_the_record_says_who
         request = asked()
         await answer(made, of, request)
     assert (request.record.assigned, request.record.attempts) == ("canary", 1)
+
+
+async def test_another_model_that_answers_in_its_stead_is_no_arm_of_its_rollout() -> None:
+    of = route(CHAMPION, candidate=CANDIDATE, attempts=2, fallbacks={"outage": ("other",)})
+    other = replace(
+        route(Deployment("old-other", "x"), candidate=Deployment("new-other", "y", arm="canary")), model="other"
+    )
+    down = UpstreamUnavailable("x")
+    made = router(Scripted(**{"champion": down, "candidate": down, "old-other": "old", "new-other": "new"}), of, other)
+    made.shares = {("m", "candidate"): 1e-9, ("other", "new-other"): 1.0}
+    request = asked("c")
+    assert await answer(made, of, request) == "new"
+    assert (request.record.assigned, request.record.fallbacks) == ("champion", ["outage:other"])
+    made.shares = {("other", "new-other"): 1.0}
+    request = asked("c")
+    await answer(made, of, request)
+    assert request.record.assigned == ""
 
 
 # --- the value that workers follow
@@ -159,6 +179,37 @@ async def test_only_its_own_run_moves_a_rollout_anybody_may_end_it_and_what_is_o
     await store.aclose()
 
 
+async def test_a_value_that_cannot_be_understood_is_no_share_and_stops_no_worker(redis_url: str) -> None:
+    store, clock = RedisStore(redis_url), Clock()
+    kept = Rollouts(store)
+    made, of = split(0.0)
+    follower = RolloutFollower(store, made, clock=clock)
+    await kept.start(rollout(0.5), 60)
+    await follower.look()
+    for strange in (b"nonsense", b'{"state":"paused"}', b"\xff\xfe"):
+        await store.write_value("{callgate-rollout}:m", strange, 60)
+        await follower.look()
+        assert made.share(of) == 0
+    await store.aclose()
+
+
+async def test_a_share_is_not_inherited_by_a_candidate_that_took_the_place_of_the_one_that_was_measured(
+    redis_url: str,
+) -> None:
+    store = RedisStore(redis_url)
+    kept = Rollouts(store)
+    await kept.start(rollout(0.5), 60)
+    for refused in (
+        kept.move(rollout(0.5, candidate="newer"), 60),
+        kept.end(rollout(1.0, candidate="newer", state="promoted")),
+        kept.end(rollout(1.0, candidate="newer", state="promoted", owner="")),
+    ):
+        with pytest.raises(RolloutRefused, match=r"is of candidate; its candidate in .* is newer now"):
+            await refused
+    assert (await kept.read(["m"]))["m"].candidate == "candidate"
+    await store.aclose()
+
+
 async def test_a_lease_that_nobody_renews_is_gone_from_redis_too(redis_url: str) -> None:
     store = RedisStore(redis_url)
     await Rollouts(store).start(rollout(0.5), 0.001)
@@ -223,6 +274,11 @@ async def test_a_rollout_over_http_from_its_start_to_its_end(
         status, said = await admin(at, "POST", "/echo/end", {"outcome": "rolled_back", "reason": "enough seen"})
         assert (status, said["share"], said["report"]) == (200, 0.0, "sha256:0")
         assert (await admin(at, "POST", "/echo/clear", {}))[0] == 200
+        store = RedisStore(redis_url)
+        await Rollouts(store).start(rollout(0.5, model="alone", candidate="gone"), 60)
+        status, said = await admin(at, "POST", "/alone/end", {"outcome": "rolled_back"})  # no candidate here any more
+        assert (status, said["candidate"], said["share"]) == (200, "gone", 0.0)
+        await store.aclose()
 
 
 async def test_a_worker_that_starts_knows_the_share_and_caches_nothing_meanwhile(
@@ -245,8 +301,38 @@ async def test_a_worker_that_starts_knows_the_share_and_caches_nothing_meanwhile
     assert [seen["model"] for seen in openai_backend.bodies].count("fail-500") == 2
 
 
+@pytest.mark.parametrize(("share", "told"), [(0.0, ["miss", "hit"]), (1.0, ["miss", "miss"])])
+async def test_an_answer_given_while_a_rollout_began_is_not_stored(
+    share: float, told: list[str], redis_url: str
+) -> None:
+    store, (made, of) = RedisStore(redis_url), split(share, champion="old STOP", candidate="new STOP")
+    of, cache, seen = replace(of, cache_ttl_s=60.0), Cache(store), []
+    for _ in told:
+        request = asked("c")
+        request.record.finish_reason = "stop"
+        caller = Caller("k", "k", Limits(None, None))
+        async with aclosing(cache.through(caller, of, request, made.call(of, request))) as chunks:
+            assert [chunk async for chunk in chunks]
+        seen.append(request.record.cache)
+    assert seen == told
+    await store.aclose()
+
+
 def test_a_candidate_is_checked_like_a_deployment(tmp_path: Path, openai_backend: Backend, redis_url: str) -> None:
     models = two_arms(openai_backend)
     models[0]["candidate"]["name"] = "champion"
     with pytest.raises(Exception, match="names two different deployments"):
+        settings_for(tmp_path, openai_backend, redis_url, models=models)
+
+
+@pytest.mark.parametrize(
+    ("deployment", "candidate"), [({"arm": "canary"}, {}), ({"name": "canary"}, {}), ({"arm": "a"}, {"arm": "a"})]
+)
+def test_two_arms_of_one_name_are_refused(
+    deployment: dict[str, str], candidate: dict[str, str], tmp_path: Path, openai_backend: Backend, redis_url: str
+) -> None:
+    models = two_arms(openai_backend)
+    models[0]["deployments"][0] |= deployment
+    models[0]["candidate"] |= candidate
+    with pytest.raises(Exception, match="is the arm of the candidate and of a deployment"):
         settings_for(tmp_path, openai_backend, redis_url, models=models)
