@@ -217,13 +217,15 @@ def gate(file: ReportFile, machine: Machine = False) -> None:
     from evals.report import load_report, verify
 
     with broken_is_3():
-        found = load_report(file)
-        verify(found, _signing_key())
+        found, key = load_report(file), _signing_key()
+        verify(found, key)
     verdict, reasons = found.gate.verdict.value, list(found.gate.reasons)
     if machine:
         print_json({"verdict": verdict, "reasons": reasons, "report": found.digest})
     else:
         typer.echo("\n  ".join([verdict, *reasons]))
+    if key is None:
+        typer.echo("the signature was not checked: CALLGATE_EVAL_KEY is not set", err=True)
     raise typer.Exit(exit_code(verdict))
 
 
@@ -241,7 +243,11 @@ def plan(
     conversations: Annotated[int | None, typer.Option(min=2, help="What would this many show?")] = None,
     machine: Machine = False,
 ) -> None:
-    """How many conversations decide, or what a given number of them can show."""
+    """How many conversations decide, or what a given number of them can show.
+
+    For 'better' instead of 'not worse' give --margin 0 and the --difference you hope for. Example, four cases a conversation of which people
+    label a third: callgate eval plan --margin 0.05 --cases 4 --icc 0.2 --labelled 0.33 --judge-correlation 0.7
+    """
     from evals.statistics.planning import Design, conversations_needed, detectable_difference
 
     with broken_is_3():
@@ -251,18 +257,27 @@ def plan(
     if machine:
         print_json({"conversations_needed": needed, "detectable_difference": detectable})
         return
-    typer.echo(f"conversations needed: {needed if needed is not None else 'no number of them shows it'}")
-    if conversations:
-        shown = "nothing below 1" if detectable is None else f"{detectable:.3f}"
-        typer.echo(f"{conversations} conversations show a distance from the bound of: {shown}")
+    claim = f"not worse by {margin:g}" if margin else "better"
+    if needed is None:
+        typer.echo(f"no number of conversations shows '{claim}' where the true difference is {difference:+g}")
+    else:
+        typer.echo(
+            f"{needed} conversations show '{claim}' in {power:.0%} of the cases where the true difference is {difference:+g}"
+        )
+    if conversations and detectable is None:
+        typer.echo(f"{conversations} conversations show nothing, however large the difference")
+    elif conversations and detectable is not None:
+        typer.echo(
+            f"{conversations} conversations show it where the true difference is at least {detectable - margin:+.3f}"
+        )
 
 
 @app.command()
 def simulate(
     releases: Annotated[int, typer.Option(min=1, help="Simulated releases a world.")] = 10_000,
-    margin: Annotated[float, typer.Option(min=0.001, max=0.2)] = 0.05,
-    alpha: Annotated[float, typer.Option(min=0.001, max=0.49)] = 0.05,
-    seed: int = 1,
+    margin: Annotated[float, typer.Option(min=0.001, max=0.2, help="A bad release is worse by exactly this.")] = 0.05,
+    alpha: Annotated[float, typer.Option(min=0.001, max=0.49, help="Accepted chance of a false promotion.")] = 0.05,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same table.")] = 1,
     plot: Annotated[Path | None, typer.Option(help="Write power curves into this SVG file too.")] = None,
     machine: Machine = False,
 ) -> None:

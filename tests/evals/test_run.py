@@ -421,6 +421,17 @@ def test_calibrate_plan_and_simulate_speak_to_machines(suite: Path, served: Serv
     plan = json.loads(invoke("plan", "--margin", "0.1", "--conversations", "100", "--json").stdout)
     assert plan["conversations_needed"] > 100
     assert plan["detectable_difference"] > 0.1
+    told = invoke("plan", "--margin", "0.05", "--conversations", "100").output
+    assert "show 'not worse by 0.05' in 80% of the cases where the true difference is +0" in told
+    assert (
+        f"100 conversations show it where the true difference is at least {plan['detectable_difference'] - 0.05:+.3f}"
+        in told
+    )
+    assert "no number of conversations shows 'better'" in invoke("plan", "--margin", "0").output
+    impossible = invoke("plan", "--difference", "0.9")
+    assert (impossible.exit_code, "discordance is 0.2" in impossible.output) == (3, True)
+    unsigned = invoke("gate", path, CALLGATE_EVAL_KEY="")
+    assert (unsigned.exit_code, "the signature was not checked" in unsigned.output) == (1, True)
 
 
 def test_the_digest_of_a_report_does_not_hold_time(suite: Path, served: Served) -> None:
