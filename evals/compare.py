@@ -111,7 +111,8 @@ def _compare(evidence: Evidence, metric: MetricPlan, trust: Trust, labels: Human
             f"labels of both sides of a pair exist in {len(labelled)} conversations; the correction needs at least "
             f"{evidence.limits.min_conversations}"
         )
-        trust, corrected = Trust(Standing.REFUSED, reason, trust.labels, trust.labels + 1), False
+        more = 2 * (evidence.limits.min_conversations - len(labelled))  # both sides of a pair in each of them
+        trust, corrected = Trust(Standing.REFUSED, reason, trust.labels, trust.labels + more), False
     return Comparison(
         metric=metric.name,
         decides=metric.decides,

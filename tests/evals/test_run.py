@@ -18,7 +18,7 @@ from aiohttp import web
 from rich.console import Console
 from typer.testing import CliRunner
 
-from evals.calibrate import answer_digest, calibrate, load_labels
+from evals.calibrate import Label, answer_digest, calibrate, load_labels
 from evals.cli import app
 from evals.compare import resampled, slices
 from evals.errors import LabelsError, RecordError, SuiteError
@@ -196,6 +196,22 @@ def test_labels_give_agreement_and_pass_rates_corrected_two_ways(suite: Path, se
     assert "as the labels of people correct it" in page
     machine = json.loads(invoke("calibrate", suite / "out" / "report.json", path, "--json").stdout)
     assert machine[0]["pass_rates"][0]["ppi"]["estimate"] == pytest.approx(0.8)
+
+
+def test_labels_of_one_side_alone_correct_nothing_and_it_is_said_how_many_would(suite: Path, served: Served) -> None:
+    """Enough for the judge to be known, on the candidate's answers to half of the cases and the baseline's to the other half."""
+    evidence = launch(options(suite, served, candidate="good", baseline="bad")).evidence
+    deciding = replace(evidence, metrics=tuple(replace(metric, decides=True) for metric in evidence.metrics))
+    people = {
+        ("helpful", s.sample_id, s.setting, 0): Label(s.value == 1.0)
+        for s in evidence.scores
+        if s.metric == "helpful"
+        and ((int(s.sample_id[1:]) < 20) == (s.setting == "good") or s.sample_id in ("c00", "c38"))
+    }
+    trust = build_report(deciding, people).comparisons[1].trust
+    assert trust.standing is Standing.REFUSED
+    assert "labels of both sides of a pair exist in 2 conversations; the correction needs at least 8" in trust.reason
+    assert trust.labels_needed == len(people) + 2 * 6
 
 
 def test_a_label_that_was_given_for_another_text_is_not_used_and_counted(suite: Path, served: Served) -> None:
