@@ -22,6 +22,9 @@ from evals.rollout.live import ArmCall
 from evals.types import Answer, Message, Score
 
 PROJECT = "callgate-evals"
+ONLINE = "callgate-online"
+"""Tells our scores of live calls from what others write under the same names."""
+STOPPED_BY_US = ("content_policy_violation", "guardrail_unavailable")
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,28 +141,31 @@ class Phoenix:
         return [_arm_call(span) for span in spans if span["attributes"].get("callgate.assigned")]
 
     def notes(
-        self, project: str, spans: Collection[str], metrics: Collection[str]
+        self, project: str, spans: Collection[str], judges: Mapping[str, str]
     ) -> list[tuple[str, str, float | None]]:
-        """Span, metric and score of what models and checks said of these spans; None: they could not say. People's labels are not among them."""
+        """Span, metric and score of what `annotate` wrote of these spans by the judge of each metric; None: it could not say. What people, other
+        tools and other judges wrote under the same name is not among them.
+        """
         ids, found = list(spans), []
         for first in range(0, len(ids), 100):
             notes = self._client.spans.get_span_annotations(
-                span_ids=ids[first : first + 100], project_identifier=project, include_annotation_names=list(metrics)
+                span_ids=ids[first : first + 100], project_identifier=project, include_annotation_names=list(judges)
             )
-            for note in notes:
-                if note["annotator_kind"] != "HUMAN":
-                    value = (note.get("result") or {}).get("score")
-                    found.append((note["span_id"], note["name"], None if value is None else float(value)))
+            found += [
+                (note["span_id"], note["name"], _in_range((note.get("result") or {}).get("score")))
+                for note in notes
+                if _is_ours(note) and (note.get("metadata") or {}).get("judge") == judges.get(note["name"])
+            ]
         return found
 
     def judged(self, project: str, spans: Collection[str], metrics: Collection[str]) -> set[tuple[str, str]]:
-        """Which spans have an annotation of which metric already."""
+        """Which spans `annotate` gave a score of which metric already."""
         ids, found = list(spans), set()
         for first in range(0, len(ids), 100):
             notes = self._client.spans.get_span_annotations(
                 span_ids=ids[first : first + 100], project_identifier=project, include_annotation_names=list(metrics)
             )
-            found |= {(note["span_id"], note["name"]) for note in notes}
+            found |= {(note["span_id"], note["name"]) for note in notes if _is_ours(note)}
         return found
 
     def annotate(self, span: str, score: Score, *, exact: bool, about: Mapping[str, str]) -> None:
@@ -168,7 +174,7 @@ class Phoenix:
             "span_id": span,
             "name": score.metric,
             "annotator_kind": "CODE" if exact else "LLM",
-            "identifier": "callgate-online",
+            "identifier": ONLINE,
             "result": _result(score),
             "metadata": dict(about),
         }
@@ -332,6 +338,9 @@ def _live_call(span: Mapping[str, Any], contexts: tuple[str, ...]) -> LiveCall:
 def _arm_call(span: Mapping[str, Any]) -> ArmCall:
     """The conversation is the call id that the application gave, else the trace."""
     attributes, context = span["attributes"], span["context"]
+    error = str(attributes.get("callgate.error_code") or "")
+    given_up = error == "client_hung_up" and not attributes.get("output.value")  # whoever still reads has been answered
+    failed = error not in ("", "client_hung_up", *STOPPED_BY_US) or given_up
     return ArmCall(
         span=context["span_id"],
         trace=context["trace_id"],
@@ -339,10 +348,20 @@ def _arm_call(span: Mapping[str, Any]) -> ArmCall:
         at=datetime.fromisoformat(span["start_time"]),
         assigned=str(attributes["callgate.assigned"]),
         arm=str(attributes.get("callgate.arm") or ""),
-        failed=span["status_code"] == "ERROR",
+        failed=failed or span["status_code"] == "ERROR",
         blocked=attributes.get("callgate.finish_reason") == "content_filter",
         drawn=not attributes.get("callgate.kept"),
+        elsewhere=bool(attributes.get("callgate.fallbacks")),
     )
+
+
+def _is_ours(note: Mapping[str, Any]) -> bool:
+    return note.get("identifier") == ONLINE and note["annotator_kind"] != "HUMAN"
+
+
+def _in_range(value: Any) -> float | None:
+    """A score, or None for what is no number in [0, 1]."""
+    return float(value) if isinstance(value, (int, float)) and 0 <= value <= 1 else None
 
 
 def _numbered(attributes: Mapping[str, Any], prefix: str, name: str) -> tuple[str, ...]:

@@ -254,6 +254,7 @@ def _llm(record: Record, place: int, writer: SpanWriter) -> bytes:
         "gen_ai.usage.input_tokens": usage.prompt_tokens,
         "gen_ai.usage.output_tokens": usage.completion_tokens,
         SpanAttributes.SESSION_ID: record.call_id or None,
+        "callgate.error_code": record.error_code or None,
         "callgate.moved": record.moved or None,
         "callgate.fallbacks": ", ".join(record.fallbacks) if record.fallbacks else None,
         "callgate.usage_estimated": usage.estimated or None,

@@ -28,7 +28,9 @@ from evals.rollout.run import Ending, Rollout, RolloutPlan, metrics_of
 from evals.target import open_session
 
 MOST_CALLS = 20_000  # of one look
-LATE = timedelta(minutes=1)  # spans arrive in batches, and not in order
+LATE = timedelta(
+    minutes=5
+)  # a span arrives when its call has ended, and one that hangs takes its model's whole deadline (120 s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,26 +62,38 @@ class RealClock:
 class PhoenixTraffic:
     """Scores as Phoenix holds them. Only new spans are read at each look; those that may be judged yet are asked about again for a while."""
 
-    def __init__(self, phoenix: Phoenix, options: RolloutOptions, arm: str, metrics: Sequence[str]) -> None:
+    def __init__(self, phoenix: Phoenix, options: RolloutOptions, arm: str, judges: Mapping[str, str]) -> None:
+        """`judges`: by metric, whose scores count."""
         self._phoenix = phoenix
         self._options = options
         self._arm = arm
-        self._metrics = metrics
+        self._judges = judges
         self._newest: datetime | None = None
         self._waiting: dict[str, ArmCall] = {}
+        self._reading: asyncio.Task[Sequence[LiveScore]] | None = None
 
     async def scores(self, since: datetime) -> Sequence[LiveScore]:
-        return await asyncio.to_thread(self._scores, since)
+        """A look that was too slow for its caller goes on, and the next one gets what it found."""
+        if self._reading is None:
+            self._reading = asyncio.create_task(asyncio.to_thread(self._scores, since))
+        try:
+            return await asyncio.shield(self._reading)
+        finally:
+            if self._reading.done():
+                self._reading = None
 
     def _scores(self, since: datetime) -> Sequence[LiveScore]:
         options = self._options
         begin = max(since, self._newest - LATE) if self._newest else since
         calls = self._phoenix.arm_calls(options.project, options.plan.model, begin, MOST_CALLS)
-        self._newest = max((call.at for call in calls), default=self._newest)
         found = [score for call in calls for score in call.operational(self._arm)]
-        self._waiting |= {call.span: call for call in calls if is_sampled(call.trace, self._share_of(call))}
-        for span, metric, value in self._phoenix.notes(options.project, list(self._waiting), self._metrics):
+        judged = [
+            call for call in calls if call.may_be_judged(self._arm) and is_sampled(call.trace, self._share_of(call))
+        ]
+        self._waiting |= {call.span: call for call in judged}
+        for span, metric, value in self._phoenix.notes(options.project, list(self._waiting), self._judges):
             found.append(self._waiting[span].judged(metric, value, self._arm))
+        self._newest = max((call.at for call in calls), default=self._newest)  # only now: all of it was read
         oldest = (self._newest or since) - options.plan.blind
         self._waiting = {span: call for span, call in self._waiting.items() if call.at > oldest}
         return found
@@ -113,7 +127,7 @@ async def _launch(options: RolloutOptions, say: Callable[[str], None]) -> Ending
     async with open_session(2) as session:
         admin, clock = Admin(options.url, session, options.token), RealClock()
         arm = await _arm(admin, plan.model)
-        judged = [metric.name for metric in metrics if metric.name not in (ANSWERED, PASSED)]
+        judged = {metric.name: metric.judge for metric in metrics if metric.name not in (ANSWERED, PASSED)}
         traffic = PhoenixTraffic(Phoenix(options.phoenix_url), options, arm, judged)
         with (options.out / "rollout.jsonl").open("a", encoding="utf-8") as log:
 

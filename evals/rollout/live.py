@@ -18,7 +18,7 @@ from statistics import fmean
 
 import numpy as np
 
-from evals.statistics.differences import holm
+from evals.statistics.differences import Array, holm
 from evals.statistics.sequential import betting_bounds, betting_p
 
 ANSWERED, PASSED = "answered", "passed"
@@ -42,7 +42,9 @@ class LiveScore:
 @dataclass(frozen=True, slots=True)
 class ArmCall:
     """A call as its span tells it: the arm that a rollout gave it to (`assigned`), the one that answered (`arm`; another where the first one failed),
-    and whether an output rail stopped the answer. `drawn`: not traced only because it failed.
+    and whether an output rail stopped the answer. `elsewhere`: another model answered in its stead. `drawn`: not traced only because it failed.
+
+    The champion may be several deployments with names of their own: what is not the candidate is the champion.
     """
 
     span: str
@@ -54,27 +56,41 @@ class ArmCall:
     failed: bool
     blocked: bool
     drawn: bool
+    elsewhere: bool = False
+
+    def answered(self, candidate_arm: str) -> bool:
+        """By the arm that it was given to."""
+        same = (self.arm == candidate_arm) == (self.assigned == candidate_arm)
+        return same and not self.failed and not self.elsewhere
 
     def operational(self, candidate_arm: str) -> Iterator[LiveScore]:
         """ANSWERED, of the arm that it was given to; PASSED, where that arm answered."""
-        answered = not self.failed and self.arm == self.assigned
+        answered = self.answered(candidate_arm)
         values = {ANSWERED: answered} | ({PASSED: not self.blocked} if answered else {})
         for name, value in values.items() if self.drawn else ():
             yield LiveScore(self.span, self.conversation, name, self.assigned == candidate_arm, float(value), self.at)
 
+    def may_be_judged(self, candidate_arm: str) -> bool:
+        """Drawn, and answered by its own arm: one that covers for the other is given that one's hard calls, and traces that are kept
+        for what rails found are the worse calls of the arm of which they find more.
+        """
+        return self.drawn and self.answered(candidate_arm)
+
     def judged(self, metric: str, value: float | None, candidate_arm: str) -> LiveScore:
-        """Of the arm that answered."""
-        return LiveScore(self.span, self.conversation, metric, self.arm == candidate_arm, value, self.at)
+        return LiveScore(self.span, self.conversation, metric, self.assigned == candidate_arm, value, self.at)
 
 
 @dataclass(frozen=True, slots=True)
 class LiveMetric:
-    """`shift`: what people add to the judged difference at least and at most, each at half of alpha; None for what is computed and not judged."""
+    """`shift`: what people add to the judged difference at least and at most, each at half of alpha; None for what is computed and not judged.
+    `judge`: whose scores these are; the shift holds for no other one.
+    """
 
     name: str
     margin: float
     decides: bool = True
     shift: tuple[float, float] | None = None
+    judge: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,8 +249,8 @@ def _shown(metric: LiveMetric, series: _Series, alpha: float, stage_began: datet
     worst, best = (np.array([pair[i] for pair in series.pairs], dtype=np.float64) for i in (0, 1))
     least, most = metric.shift or (0.0, 0.0)
     level, twice = (alpha, 1) if metric.shift is None else (alpha / 2, 2)
-    p_worse = betting_p(best, _within(-metric.margin - most), level, above=False)
-    p_not_worse = betting_p(worst, _within(-metric.margin - least), level, above=True)
+    p_worse = _p(best, -metric.margin - most, level, above=False)
+    p_not_worse = _p(worst, -metric.margin - least, level, above=True)
     low, high = -1.0, 1.0
     if series.pairs:
         low = max(low, betting_bounds(worst, level)[0] + least)
@@ -246,8 +262,8 @@ def _shown(metric: LiveMetric, series: _Series, alpha: float, stage_began: datet
     )  # fmt: skip
 
 
-def _within(bound: float) -> float:
-    return min(NOT_BELOW, max(-NOT_BELOW, bound))
+def _p(values: Array, bound: float, level: float, *, above: bool) -> float:
+    return betting_p(values, bound, level, above=above) if abs(bound) <= NOT_BELOW else 1.0
 
 
 def _mean(values: Sequence[float]) -> float:

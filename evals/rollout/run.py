@@ -214,6 +214,8 @@ def metrics_of(
     names = {plan.name for plan in report.evidence.metrics}
     if strange := sorted(set(only) - names):
         raise RecordError(f"the report has no metric {strange[0]!r}; it has {', '.join(sorted(names))}")
+    if taken := names & {ANSWERED, PASSED}:
+        raise RecordError(f"the suite has a metric {min(taken)!r}, which here is computed of every call; rename it")
     for plan in report.evidence.metrics:
         if not applies_live(plan.judge) or (only and plan.name not in only):
             continue
@@ -223,7 +225,7 @@ def metrics_of(
         if comparison.trust.standing is not Standing.EXACT:
             difference = rectifier(report.evidence, plan, human) if decides and human else None
             shift = interval(difference, report.evidence.limits.alpha / 2, span=2.0) if difference else (-2.0, 2.0)
-        found.append(LiveMetric(plan.name, plan.margin, decides, shift))
+        found.append(LiveMetric(plan.name, plan.margin, decides, shift, plan.judge))
     return tuple(found)
 
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evals.rollout.live import Action, Arms, LiveMetric, LiveScore, Shown, decide
+from evals.rollout.live import ANSWERED, PASSED, Action, ArmCall, Arms, LiveMetric, LiveScore, Shown, decide
 from evals.statistics.agreement import clopper_pearson
 
 START = datetime(2026, 11, 27, 8, tzinfo=UTC)
@@ -66,6 +66,43 @@ def test_a_judge_that_favours_the_candidate_promotes_nothing_once_labels_have_sa
     found = Counter(play(chance, favoured, share=0.5, calls=1000, metric=known) for _ in range(10))
     assert found[Action.PROMOTE] == 0
     assert Counter(play(chance, favoured, share=0.5, calls=1500) for _ in range(10))[Action.PROMOTE] >= 8
+
+
+def test_what_labels_leave_open_altogether_can_be_shown_by_no_judge() -> None:
+    for candidate in (True, False):
+        arms = Arms([LiveMetric("quality", 0.05, shift=(-2.0, 2.0))], MINUTE)
+        for number in range(400):
+            value = float((number % 2 == 0) == candidate)
+            arms.take([score(number, candidate=number % 2 == 0, value=value, minute=number)], START + number * MINUTE)
+        assert abs(look(arms).estimate) == 1.0
+        assert (look(arms).p_worse, look(arms).p_not_worse) == (1.0, 1.0)
+
+
+CALL = ArmCall("s", "t", "c", START, assigned="canary", arm="canary", failed=False, blocked=False, drawn=True)
+
+
+@pytest.mark.parametrize(
+    ("call", "candidate", "answered", "judged"),
+    [
+        (CALL, True, 1.0, True),
+        (replace(CALL, arm="old-1"), True, 0.0, False),  # the champion covers for it: no call of its own
+        (replace(CALL, assigned="old-1", arm="old-1"), False, 1.0, True),
+        (replace(CALL, assigned="old-1", arm="old-2"), False, 1.0, True),  # both are the champion
+        (replace(CALL, assigned="old-1"), False, 0.0, False),
+        (replace(CALL, elsewhere=True), True, 0.0, False),  # another model's canary
+        (replace(CALL, failed=True), True, 0.0, False),
+        (replace(CALL, drawn=False), True, None, False),
+    ],
+)
+def test_a_call_counts_for_the_arm_it_was_given_to_and_is_judged_where_that_arm_answered(
+    call: ArmCall, candidate: bool, answered: float | None, judged: bool
+) -> None:
+    found = {score.metric: score for score in call.operational("canary")}
+    assert (found[ANSWERED].value if found else None) == answered
+    assert all(score.candidate is candidate for score in found.values())
+    assert (PASSED in found) is (answered == 1.0)
+    assert call.may_be_judged("canary") is judged
+    assert call.judged("quality", 1.0, "canary").candidate is candidate
 
 
 def look(arms: Arms, since: datetime = START) -> Shown:

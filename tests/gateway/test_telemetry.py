@@ -94,6 +94,24 @@ def test_a_guarded_request_is_a_root_a_span_for_each_rail_and_an_llm_span_of_one
         assert any(a.key == "callgate.policy_digest" and a.value.string_value == "d" * 64 for a in span.attributes)
 
 
+def test_the_llm_span_of_a_rollout_says_whose_call_it_was_and_how_it_failed() -> None:
+    """What a rollout reads; the status alone knows only faults whose code begins with upstream."""
+    of = record(
+        assigned="canary",
+        arm="old",
+        drawn=False,
+        call_id="c",
+        error_code="context_length_exceeded",
+        fallbacks=["outage:b"],
+    )
+    message = ExportTraceServiceRequest.FromString(encode([of], {"service.name": "callgate"}, SpanWriter()))
+    spans = {span.name: span for span in message.resource_spans[0].scope_spans[0].spans}
+    llm = {a.key: a.value.string_value for a in spans["llm"].attributes}
+    told = {name: llm[f"callgate.{name}"] for name in ("assigned", "arm", "kept", "error_code", "fallbacks")}
+    assert list(told.values()) == ["canary", "old", "not drawn", "context_length_exceeded", "outage:b"]
+    assert llm["session.id"] == "c"
+
+
 async def test_records_reach_the_collector_before_the_exporter_is_closed() -> None:
     async with collector() as (url, got):
         metrics = Metrics()
