@@ -43,7 +43,7 @@ from tests.bench.judge_sets import Row, read, sets_of
 QUICK = bool(os.environ.get("QUICK"))
 MODEL_ROWS = 60  # of each set
 LOCAL_ROWS = 400 if QUICK else 10**9
-MODEL_MINUTES = 0.7 if QUICK else float(os.environ.get("MODEL_MINUTES", "8"))
+MODEL_MINUTES = 0.7 if QUICK else float(os.environ.get("MODEL_MINUTES", "9"))
 MOST_CHARACTERS = 400 if QUICK else 900  # of a text shown to a model: the embedded one reads 200 tokens a second
 MOST_ATTACKS = 24  # cases of the attack set, fewer where they would take more than a quarter of the model's minutes
 SAMPLED = (("max_tokens", 60), ("seed", 7), ("temperature", 0))
@@ -303,8 +303,7 @@ def embedded() -> Iterator[tuple[str, str] | None]:
     """The embedded model on a free port, or None where its wheel is missing; stopped on the way out."""
     from serving.llm.embedded import MODEL_NAME
 
-    threads = str(os.cpu_count() or 1)
-    command = [sys.executable, "-m", "serving.llm.embedded", "--port", "0", "--threads", threads]
+    command = [sys.executable, "-m", "serving.llm.embedded", "--port", "0"]
     with tempfile.TemporaryFile("w+") as log:
         server = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, text=True)
         try:

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from tests.bench.judge_sets import read, sets_of
+from tests.bench.bench_judges import sample_of, with_coin
+from tests.bench.judge_sets import Row, read, sets_of
 
 
 def write(path: Path, *records: dict[str, Any]) -> None:
@@ -57,3 +58,23 @@ def test_ranked_pairs_are_read_and_an_unknown_file_is_named(tmp_path: Path, caps
     write(tmp_path / "judge_other_set.jsonl", {"strange": 1})
     assert [(row.set, row.human) for row in read(tmp_path)] == [("judgebench", False)]
     assert "judge_other_set.jsonl: left out" in capsys.readouterr().out
+
+
+def row(number: int, human: bool, part: str = "") -> Row:
+    return Row("set", "text", "", "reply", None, human, f"c{number}", part)
+
+
+def test_what_a_judge_did_not_answer_counts_as_a_coin_would() -> None:
+    rows = [row(number, number % 2 == 0) for number in range(40)]
+    assert with_coin([(one.human, one) for one in rows])[0] == 1.0
+    assert with_coin([(None, one) for one in rows])[0] == 0.5
+    half, low, high = with_coin([(one.human if number < 20 else None, one) for number, one in enumerate(rows)])
+    assert half == 0.75
+    assert 0.5 < low < half < high < 1
+
+
+def test_models_are_asked_about_the_same_rows_whose_parts_have_equal_shares() -> None:
+    rows = [row(number, True, "hard" if number < 30 else "easy") for number in range(300)]
+    some = sample_of(rows, 20)
+    assert some == sample_of(rows, 20)
+    assert sum(one.part == "hard" for one in some) == 10
