@@ -244,15 +244,16 @@ def report(figures: Figures, judge: str, said: Said, rows: Sequence[Row]) -> Non
             f"{key}.rows": len(chosen) or None,
             f"{key}.not_scored": len(chosen) - len(spoken) if chosen else None,
         }
-        both = len({row.human for _, row in spoken}) == 2
-        if not both:
+        if not spoken or len({row.human for _, row in chosen}) < 2:
             continue
         human = [row.human for _, row in spoken]
-        agreement = measure_agreement([bool(v) for v, _ in spoken], human, [row.cluster for _, row in spoken], 0.05)
+        agreement = None
+        if len(set(human)) == 2:
+            agreement = measure_agreement([bool(v) for v, _ in spoken], human, [row.cluster for _, row in spoken], 0.05)
+            figures[f"{key}.kappa"] = agreement.kappa.estimate
         trust = judge_trust(agreement, human, Limits())
         accuracy, low, high = with_coin(chosen)
         figures |= {f"{key}.balanced_accuracy": accuracy, f"{key}.low": low, f"{key}.high": high}
-        figures[f"{key}.kappa"] = agreement.kappa.estimate
         if name == "begin":
             trusted = int(trust.may_decide)
         print(

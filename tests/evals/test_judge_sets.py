@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.bench.bench_judges import sample_of, with_coin
+from tests.bench.bench_judges import Figures, Said, report, sample_of, with_coin
 from tests.bench.judge_sets import Row, read, sets_of
 
 
@@ -71,6 +71,14 @@ def test_what_a_judge_did_not_answer_counts_as_a_coin_would() -> None:
     half, low, high = with_coin([(one.human if number < 20 else None, one) for number, one in enumerate(rows)])
     assert half == 0.75
     assert 0.5 < low < half < high < 1
+
+
+def test_a_judge_that_answers_about_one_kind_only_has_a_figure_and_no_kappa() -> None:
+    rows = [row(number, number % 2 == 0) for number in range(20)]
+    figures: Figures = {}
+    report(figures, "judge", Said(rows, [True if one.human else None for one in rows]), rows)
+    assert (figures["judge.set.balanced_accuracy"], figures["judge.set.not_scored"]) == (0.75, 10)
+    assert figures["judge.set.kappa"] is figures["judge.begin.balanced_accuracy"] is figures["judge.trusted"] is None
 
 
 def test_models_are_asked_about_the_same_rows_whose_parts_have_equal_shares() -> None:
