@@ -135,13 +135,13 @@ def _points(line: Sequence[tuple[float, float]], x: Callable[[float], float], y:
 
 
 def reliability(rows: Mapping[str, tuple[float, float, float]], *, title: str, limit: float | None = None) -> str:
-    """Shares with their bounds in [0, 1], for the agreement of a judge: one row a figure."""
+    """Shares with their bounds in [0, 1], for the agreement of a judge: one row a figure. `limit` is what the first one is held to."""
     height = ROW * len(rows) + 40
 
     def x(value: float) -> float:
         return LEFT + max(0.0, min(1.0, value)) * (WIDTH - LEFT - 20)
 
-    parts = [] if limit is None else [_line(x(limit), 6, x(limit), height - 28, ORANGE, 2, "3 2")]
+    parts = [] if limit is None else [_line(x(limit), 11, x(limit), 29, ORANGE, 2, "3 2")]
     for number, (name, (estimate, low, high)) in enumerate(rows.items()):
         y = 20 + number * ROW
         parts += [_text(LEFT - 10, y + 4, name, anchor="end"), _line(x(low), y, x(high), y, BLUE, 3)]

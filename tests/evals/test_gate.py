@@ -110,6 +110,20 @@ def test_a_wider_margin_never_turns_a_promotion_away(rows: list[tuple[float, flo
     assert RANK[decide(wide, NOT_WORSE).verdict] >= RANK[decide(narrow, NOT_WORSE).verdict]
 
 
+@given(
+    st.lists(st.tuples(shift, st.floats(0.01, 0.2)), min_size=1, max_size=4),
+    st.tuples(shift, st.floats(0.01, 0.2)),
+    st.sampled_from([BETTER, NOT_WORSE]),
+)
+def test_one_more_metric_that_must_hold_never_lets_a_candidate_through(
+    rows: list[tuple[float, float]], extra: tuple[float, float], limits: Limits
+) -> None:
+    fewer = [comparison(e, s, metric=f"m{n}", primary=n == 0) for n, (e, s) in enumerate(rows)]
+    more = [*fewer, comparison(*extra, metric="extra", primary=False)]
+    if decide(more, limits).verdict is Verdict.PROMOTE:
+        assert decide(fewer, limits).verdict is Verdict.PROMOTE
+
+
 def test_all_numbers_of_a_report_are_finite() -> None:
     empty = Difference(0.0, 1.0, 0.0, 0, 0)
     report = decide([comparison(0.0, scored=empty, worst=empty, best=empty, applicable=0)], BETTER)

@@ -194,6 +194,9 @@ def test_labels_give_agreement_and_pass_rates_corrected_two_ways(suite: Path, se
     assert "corrected by 30 of 40 labelled 0.80 [" in told.output
     page = to_html(build_report(report.evidence, labels))
     assert "as the labels of people correct it" in page
+    agreement = page[page.index('aria-label="Agreement of helpful with people"') :]
+    (limit,) = re.findall(r'<line [^>]*y1="([\d.]+)"[^>]*y2="([\d.]+)"[^>]*stroke-dasharray="3 2"/>', agreement)
+    assert limit == ("11.0", "29.0")  # beside kappa alone, to which it belongs
     machine = json.loads(invoke("calibrate", suite / "out" / "report.json", path, "--json").stdout)
     assert machine[0]["pass_rates"][0]["ppi"]["estimate"] == pytest.approx(0.8)
 
