@@ -40,6 +40,8 @@ if ARGV[1] == 'start' then
   if now and now.state == 'running' and not mine then return {'held', now.by} end
   if now and now.state == 'promoted' and now.candidate == ARGV[5] then return {'promoted', now.by} end
 else
+  local again = now and mine and ARGV[2] ~= '' and now.state == cjson.decode(ARGV[3]).state
+  if ARGV[1] == 'end' and again then return {'done'} end
   if not now or now.state ~= 'running' then return {'over', now and now.state or '', now and now.reason or ''} end
   if not mine then return {'held', now.by} end
   if now.candidate ~= ARGV[5] then return {'other', now.candidate} end
@@ -108,7 +110,8 @@ class Rollouts:
         await self._put("move", rollout, lease_s)
 
     async def end(self, rollout: Rollout) -> None:
-        """For good: promoted (the candidate answers every call) or rolled back. An empty ``owner`` ends anybody's. Raises: as `move`."""
+        """For good: promoted (the candidate answers every call) or rolled back. An empty ``owner`` ends anybody's. Told again
+        by the same run, whose answer was lost, it changes nothing. Raises: as `move`."""
         await self._put("end", rollout, 0)
 
     async def clear(self, model: str) -> None:

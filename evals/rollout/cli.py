@@ -62,7 +62,7 @@ def run(
     ] = 50,
     alpha: Annotated[float, typer.Option(help="Accepted chance of a false promotion, and of a false rollback.")] = 0.05,
     margin: Annotated[float, typer.Option(min=0.001, max=0.5, help="Of calls unanswered or blocked, accepted.")] = 0.01,
-    every_s: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks.")] = 30,
+    every_s: Annotated[float, typer.Option(min=0.1, max=900, help="Seconds between two looks.")] = 30,
     settle_s: Annotated[float, typer.Option(min=0, help="A conversation is over after so many quiet seconds.")] = 300,
     patience_minutes: Annotated[float, typer.Option(min=0.01, help="How long one share may stay undecided.")] = 24 * 60,
     out: Annotated[Path, typer.Option(help="Folder for rollout.jsonl and rollout.html.")] = Path(".callgate/rollouts"),

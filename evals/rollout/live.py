@@ -203,8 +203,9 @@ class _Series:
 
 
 class Arms:
-    """All that is known of both arms. A conversation is over when none of its calls began in the last `settle`; scores of calls that began longer ago
-    than `forget` are left out, so that what was seen need not be remembered for ever.
+    """All that is known of both arms. A conversation is over when none of its calls began in the last `settle`, or when it began longer ago than
+    `forget` (an application may give all its calls one id); scores of calls that began longer ago are left out, so that what was seen need not be
+    remembered for ever.
     """
 
     def __init__(
@@ -231,6 +232,7 @@ class Arms:
                 (max(call.at for call in calls), conversation, candidate)
                 for (conversation, candidate), calls in series.going.items()
                 if max(call.at for call in calls) + self._settle <= now
+                or min(call.at for call in calls) <= now - self._forget
             ]
             for _, conversation, candidate in sorted(over):
                 series.end(conversation, candidate)

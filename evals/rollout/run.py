@@ -24,6 +24,9 @@ from evals.rollout.live import ANSWERED, PASSED, Action, Arms, LiveMetric, LiveS
 from evals.statistics.differences import interval
 from evals.types import Standing, Verdict
 
+MOST_EVERY_S = 900.0
+AGAIN_S = 2.0  # between two attempts to tell a gateway that is away how it ended
+
 
 @dataclass(frozen=True, slots=True)
 class RolloutPlan:
@@ -46,6 +49,10 @@ class RolloutPlan:
         if not self.stages or not growing or self.stages[0] <= 0 or self.stages[-1] >= 1:
             raise ValueError(
                 f"stages are shares above 0 and below 1 that grow, for instance 0.05,0.1,0.25,0.5, not {self.stages}"
+            )
+        if not 0 < self.every_s <= MOST_EVERY_S:
+            raise ValueError(
+                f"at most {MOST_EVERY_S:g} seconds lie between two looks (every_s), not {self.every_s:g}: the gateway lends a share for an hour"
             )
         if not 0 < self.alpha < 0.5:
             raise ValueError(f"alpha lies between 0 and 0.5, not {self.alpha:g}")
@@ -111,7 +118,7 @@ class Rollout:
         try:
             return await self._steps()
         except asyncio.CancelledError:
-            await self._end(Step(Action.ROLL_BACK, ("its run was interrupted",)), 0.0)
+            await self._end(Step(Action.ROLL_BACK, ("its run was interrupted",)), 0.0, patiently=False)
             raise
 
     async def _steps(self) -> Ending:
@@ -166,20 +173,32 @@ class Rollout:
         self._read = now
         self._arms.take(scores, now)
 
-    async def _end(self, step: Step, share: float) -> Ending:
+    async def _end(self, step: Step, share: float, *, patiently: bool = True) -> Ending:
+        """`patiently`: a gateway that is away is told again for as long as the lease may still hold there."""
         outcome = {Action.PROMOTE: Outcome.PROMOTED, Action.ROLL_BACK: Outcome.ROLLED_BACK}.get(
             step.action, Outcome.UNDECIDED
         )
         told = "promoted" if outcome is Outcome.PROMOTED else "rolled_back"
         reasons = step.reasons
+        until = self._clock.now() + timedelta(seconds=self._plan.lease_s if patiently else 0)
         try:
-            await self._door.end(self._plan.model, self._plan.owner, told, "; ".join(reasons)[:500])
+            await self._end_by(until, told, "; ".join(reasons)[:500])
         except AdminRefused as error:
             return Ending(Outcome.STOPPED, (str(error), *reasons), share)
         except AdminAway as error:
             outcome = Outcome.STOPPED if outcome is Outcome.PROMOTED else outcome
             reasons = (f"{error}; the share ends with its lease, in {self._plan.lease_s:.0f} s", *reasons)
         return Ending(outcome, reasons, share)
+
+    async def _end_by(self, until: datetime, told: str, reason: str) -> None:
+        """Raises AdminRefused, or AdminAway when it is too late to ask again."""
+        while True:
+            try:
+                return await self._door.end(self._plan.model, self._plan.owner, told, reason)
+            except AdminAway:
+                if self._clock.now() >= until:
+                    raise
+                await self._clock.pause(min(AGAIN_S, self._plan.every_s))
 
     def _tell(self, share: float, step: Step, shown: Sequence[Shown]) -> None:
         self._say(

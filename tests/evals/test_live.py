@@ -136,6 +136,16 @@ def test_what_was_seen_long_ago_is_neither_remembered_nor_counted_again() -> Non
     assert (look(arms).candidate + look(arms).baseline, len(arms._seen)) == (291, 0)
 
 
+def test_a_conversation_without_an_end_counts_once_and_is_not_kept_for_ever() -> None:
+    arms = Arms([QUALITY], 5 * MINUTE, forget=60 * MINUTE)
+    for number in range(600):
+        made = LiveScore(f"s{number}", "always", "quality", True, 1.0, START + number * MINUTE)
+        arms.take([made], START + number * MINUTE)
+    kept = arms._series["quality"].going
+    assert sum(map(len, kept.values())) <= 70
+    assert 3 <= look(arms).candidate <= 10
+
+
 def test_a_score_that_is_missing_counts_against_every_claim() -> None:
     arms = Arms([QUALITY], MINUTE)
     for number in range(400):

@@ -170,6 +170,21 @@ async def test_what_cannot_be_told_to_the_gateway_at_the_end_is_no_promotion() -
     assert "the share ends with its lease" in ending.reasons[0]
 
 
+async def test_a_gateway_that_is_away_at_the_end_is_told_again_while_the_lease_may_hold() -> None:
+    tries = []
+
+    def flaky(world: World, what: str) -> None:
+        if what == "end":
+            tries.append(world.at)
+            if len(tries) < 3:
+                raise AdminAway("no answer of a gateway")
+
+    world = World(quality=lambda candidate: 0.4 if candidate else 0.9, faults=flaky)
+    ending = await play(world)
+    assert (ending.outcome, world.share, len(tries)) == (Outcome.ROLLED_BACK, 0.0, 3)
+    assert tries[-1] - tries[0] <= timedelta(seconds=10)
+
+
 async def test_who_is_interrupted_gives_the_share_back_first() -> None:
     def interrupted(world: World, what: str) -> None:
         if what == "scores" and world.at > START + timedelta(minutes=5):
@@ -197,6 +212,12 @@ def test_what_needs_to_know_a_good_answer_cannot_be_scored_live(judge: str, live
 def test_stages_that_do_not_grow_below_one_are_refused(stages: tuple[float, ...]) -> None:
     with pytest.raises(ValueError, match=r"for instance 0\.05"):
         replace(PLAN, stages=stages)
+
+
+def test_looks_are_not_so_far_apart_that_no_lease_would_hold_between_them() -> None:
+    assert replace(PLAN, every_s=900).lease_s <= 3600
+    with pytest.raises(ValueError, match="at most 900 seconds lie between two looks"):
+        replace(PLAN, every_s=901)
 
 
 # --- what it rests on

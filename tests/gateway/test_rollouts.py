@@ -171,6 +171,10 @@ async def test_only_its_own_run_moves_a_rollout_anybody_may_end_it_and_what_is_o
         await kept.move(rollout(0.1), 60)
     await kept.start(rollout(0.05), 60)
     await kept.end(rollout(1.0, state="promoted"))
+    await kept.end(rollout(1.0, state="promoted"))  # its own run did not hear that it was done
+    for other in (rollout(0.0, state="rolled_back"), rollout(1.0, state="promoted", owner="another-run")):
+        with pytest.raises(RolloutRefused, match="it was ended: promoted"):
+            await kept.end(other)
     with pytest.raises(RolloutRefused, match="promoted already"):
         await kept.start(rollout(0.05), 60)
     await kept.clear("m")
