@@ -25,7 +25,7 @@ from evals.html import to_html
 from evals.journal import Journal
 from evals.judges.build import build_judges, build_pairwise
 from evals.judges.personal_data import redact
-from evals.online import OnlineJudge
+from evals.online import JUDGE_CALL, OnlineJudge
 from evals.phoenix import Phoenix, choose, needed
 from evals.progress import Progress
 from evals.render import to_junit, to_markdown
@@ -137,9 +137,11 @@ async def _opened(options: Options, progress: Progress | None) -> AsyncIterator[
             ChatClient(
                 url, session, journal, Real(), key=key,
                 concurrency=options.concurrency, patience=patience, budget=budget,
-                kept_for_later_runs=options.cache is not None,
+                kept_for_later_runs=options.cache is not None, calls=calls,
             )
-            for url, key in ((options.url, options.api_key), (options.judge_url, options.key_for_judges()))
+            for url, key, calls in (
+                (options.url, options.api_key, None), (options.judge_url, options.key_for_judges(), JUDGE_CALL)
+            )
         )  # fmt: skip
         await target.check_reachable()
         if suite.model.judges and options.judge_url != options.url:
@@ -149,7 +151,7 @@ async def _opened(options: Options, progress: Progress | None) -> AsyncIterator[
         stack.callback(fresh.delete)
         anchors = ChatClient(
             options.judge_url, session, fresh, Real(), key=options.key_for_judges(),
-            concurrency=options.concurrency, patience=patience, budget=budget,
+            concurrency=options.concurrency, patience=patience, budget=budget, calls=JUDGE_CALL,
         )  # fmt: skip
         run = EvalRun(target, judges, concurrency=options.concurrency, progress=progress, anchor_client=anchors)
         yield run, plan, journal
@@ -250,7 +252,7 @@ async def _judges_at(url: str, suite: Suite, journal_at: Path, key: str | None) 
         session = await stack.enter_async_context(open_session(4))
         journal = Journal.open(journal_at)
         stack.callback(journal.close)
-        client = ChatClient(url, session, journal, Real(), key=key, patience=patience, budget=budget)
+        client = ChatClient(url, session, journal, Real(), key=key, patience=patience, budget=budget, calls=JUDGE_CALL)
         await client.check_reachable("CALLGATE_JUDGE_KEY or CALLGATE_API_KEY", "--judge-url")
         yield client
         journal.delete()

@@ -18,6 +18,9 @@ from typing import Protocol
 from evals.digests import digest
 from evals.types import Answer, Expectation, Judge, Message, Sample, Score
 
+JUDGE_CALL = "callgate-judge"
+"""What the call ids of judges begin with: what they say is traced like any call, and is not judged itself."""
+
 
 @dataclass(frozen=True, slots=True)
 class LiveCall:

@@ -16,7 +16,7 @@ import numpy as np
 
 from evals.errors import EvalError
 from evals.judges.personal_data import redact
-from evals.online import LiveCall
+from evals.online import JUDGE_CALL, LiveCall
 from evals.report import Report
 from evals.rollout.live import ArmCall
 from evals.types import Answer, Message, Score
@@ -117,7 +117,7 @@ class Phoenix:
         return found
 
     def calls(self, project: str, since: datetime, limit: int) -> list[LiveCall]:
-        """Calls of models that began since then, with the passages that their trace retrieved."""
+        """Calls of models that began since then, with the passages that their trace retrieved; those of judges are left out."""
         spans = self._client.spans.get_spans(
             project_identifier=project, start_time=since, span_kind=["LLM", "RETRIEVER"], limit=limit, timeout=30
         )
@@ -129,7 +129,7 @@ class Phoenix:
         return [
             _live_call(span, passages.get(span["context"]["trace_id"], ()))
             for span in spans
-            if span["span_kind"] == "LLM"
+            if span["span_kind"] == "LLM" and not is_judges(span)
         ]
 
     def arm_calls(self, project: str, model: str, since: datetime, limit: int) -> list[ArmCall]:
@@ -138,7 +138,9 @@ class Phoenix:
             project_identifier=project, start_time=since, span_kind=["LLM"], attributes={"gen_ai.request.model": model},
             limit=limit, timeout=30,
         )  # fmt: skip
-        return [_arm_call(span) for span in spans if span["attributes"].get("callgate.assigned")]
+        return [
+            _arm_call(span) for span in spans if span["attributes"].get("callgate.assigned") and not is_judges(span)
+        ]
 
     def notes(
         self, project: str, spans: Collection[str], judges: Mapping[str, str]
@@ -189,13 +191,19 @@ class Phoenix:
         project: str = PROJECT,
     ) -> None:
         spans = [_span(report, answer, questions.get(answer.sample_id, ""), at, project) for answer in answers]
+        if project == queue_project(report):
+            spans = [_blind(span, answer.sample_id) for span, answer in zip(spans, answers, strict=True)]
         for first in range(0, len(spans), 200):
             try:
                 self._client.spans.log_spans(project_identifier=project, spans=spans[first : first + 200], timeout=30)
             except Exception as error:
-                # The same run recorded twice: its spans are there already, which is what was wanted.
-                if "duplicate" not in type(error).__name__.lower() and "duplicate" not in str(error).lower():
+                # The same run recorded twice, or more of it asked for: Phoenix takes none of a batch of which it has some.
+                known = {one["span_id"] for one in getattr(error, "duplicate_spans", ())}
+                if not known:
                     raise
+                rest = [span for span in spans[first : first + 200] if span["context"]["span_id"] not in known]
+                if rest:
+                    self._client.spans.log_spans(project_identifier=project, spans=rest, timeout=30)
 
     def _experiment(
         self,
@@ -280,7 +288,8 @@ def needed(report: Report) -> Iterator[tuple[str, int]]:
 
 
 def queue_project(report: Report) -> str:
-    return f"callgate-labels-{report.digest.rpartition(':')[2][:12]}"
+    """By its evidence: once some labels are known the report is another one, and what it asks for next joins what was asked before."""
+    return f"callgate-labels-{report.evidence_digest.rpartition(':')[2][:12]}"
 
 
 def span_id(report: Report, sample: str, setting: str, repeat: int, project: str = PROJECT) -> str:
@@ -312,6 +321,17 @@ def _span(report: Report, answer: Answer, question: str, at: datetime, project: 
         },
         "events": [],
     }
+
+
+def is_judges(span: Mapping[str, Any]) -> bool:
+    """Whether it is of a judge's own call."""
+    return str(span["attributes"].get("session.id") or "").startswith(f"{JUDGE_CALL}.")
+
+
+def _blind(span: dict[str, Any], sample: str) -> dict[str, Any]:
+    """For people who label: nothing that tells which side an answer is of."""
+    shown = {name: value for name, value in span["attributes"].items() if name in ("input.value", "output.value")}
+    return {**span, "name": sample, "end_time": span["start_time"], "attributes": shown}
 
 
 def _live_call(span: Mapping[str, Any], contexts: tuple[str, ...]) -> LiveCall:

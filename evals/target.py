@@ -119,14 +119,17 @@ class ChatClient:
         patience: Patience | None = None,
         budget: Budget | None = None,
         kept_for_later_runs: bool = False,
+        calls: str | None = None,
     ) -> None:
-        """`kept_for_later_runs`: what the journal holds was paid by other runs, and is no part of this one's budget."""
+        """`calls`: what the id begins with under which the gateway is told each question (x-call-id); the rest is the question's own, so that calls
+        are spread over its deployments. `kept_for_later_runs`: what the journal holds was paid by other runs, and is no part of this one's budget."""
         self._kept_for_later_runs = kept_for_later_runs
         self._url = url.rstrip("/")
         self._session = session
         self._journal = journal
         self._around = surroundings
         self._headers = {"authorization": f"Bearer {key}"} if key else {}
+        self._calls = calls
         self._slots = asyncio.Semaphore(concurrency)
         self._patience = patience or Patience()
         self.budget = budget or Budget()
@@ -234,8 +237,9 @@ class ChatClient:
             return Reply(error="deadline: no time left"), None
         timeout = aiohttp.ClientTimeout(total=left_s)
         target = f"{self._url}/chat/completions"
+        headers = self._headers | ({"x-call-id": f"{self._calls}.{digest(body)[-16:]}"} if self._calls else {})
         try:
-            async with self._session.post(target, json=body, headers=self._headers, timeout=timeout) as response:
+            async with self._session.post(target, json=body, headers=headers, timeout=timeout) as response:
                 raw = await response.content.read(_MAX_REPLY_BYTES + 1)
                 while not response.content.at_eof() and len(raw) <= _MAX_REPLY_BYTES:
                     raw += await response.content.read(_MAX_REPLY_BYTES)

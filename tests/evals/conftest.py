@@ -44,6 +44,7 @@ class Double:
     script: Script = lambda body, number: completion("hello")
     seen: list[dict[str, Any]] = field(default_factory=list)
     keys: list[str | None] = field(default_factory=list)
+    calls: list[str | None] = field(default_factory=list)
     at_once: int = 0
     most_at_once: int = 0
     models_status: int = 200
@@ -52,6 +53,7 @@ class Double:
         body = json.loads(await request.read())
         self.seen.append(body)
         self.keys.append(request.headers.get("authorization"))
+        self.calls.append(request.headers.get("x-call-id"))
         self.at_once += 1
         self.most_at_once = max(self.most_at_once, self.at_once)
         try:
@@ -119,11 +121,20 @@ async def make_client(double: Double, hands: Hands, tmp_path: Path) -> AsyncIter
             patience: Patience | None = None,
             budget: Budget | None = None,
             key: str | None = None,
+            calls: str | None = None,
         ) -> ChatClient:
             opened = Journal.open(tmp_path / journal)
             stack.callback(opened.close)
             return ChatClient(
-                double.url, session, opened, hands, key=key, concurrency=concurrency, patience=patience, budget=budget
+                double.url,
+                session,
+                opened,
+                hands,
+                key=key,
+                concurrency=concurrency,
+                patience=patience,
+                budget=budget,
+                calls=calls,
             )
 
         yield make

@@ -13,7 +13,8 @@ from typer.testing import CliRunner
 from evals.cli import app
 from evals.judges.build import build_judges
 from evals.judges.checks import Check
-from evals.online import LiveCall, OnlineJudge, is_sampled
+from evals.online import JUDGE_CALL, LiveCall, OnlineJudge, is_sampled
+from evals.phoenix import is_judges
 from evals.suite import load_suite
 from evals.target import Budget
 from evals.types import Message, Score
@@ -128,3 +129,20 @@ async def test_an_arm_may_have_a_share_of_its_own_and_calls_without_text_are_tol
     assert (done.sampled, done.silent) == (21, 1)
     assert {span for span, _ in kept.notes} <= {f"s{n}" for n in range(20)} | {"mute"}
     assert str(done).endswith("; 1 have no text on their span (no policy, or telemetry.record_texts: false)")
+
+
+async def test_what_judges_are_asked_is_known_by_its_call_id_and_not_judged_itself(
+    kept: Kept, suite: Path, double: Double, make_client: ClientFactory
+) -> None:
+    double.script = lambda body, number: completion('{"reason": "r", "verdict": "yes"}')
+    judges = build_judges(load_suite(suite).model, make_client(calls=JUDGE_CALL))
+    await OnlineJudge(kept, judges, (), project="p", share=1.0).look(NOW)
+    assert len(set(double.calls)) == 1  # twenty calls that said the same
+    call_id = double.calls[0]
+    assert call_id is not None
+    assert call_id.startswith(f"{JUDGE_CALL}.")
+    assert [is_judges({"attributes": {"session.id": value}}) for value in (call_id, "a-caller's", None)] == [
+        True,
+        False,
+        False,
+    ]

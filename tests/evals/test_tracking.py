@@ -10,6 +10,7 @@ import subprocess
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -237,3 +238,16 @@ def test_phoenix_has_spans_annotations_and_gives_peoples_labels_back(
     with pytest.raises(EvalError, match="neither pass nor fail"):
         Phoenix(phoenix).labels(report, wanted)
     assert queue_project(report).startswith("callgate-labels-")
+    # with some labels it is another report: what it asks for next joins the same project, and nobody sees whose answers they are
+    labels = {key: label for key, label in labels.items() if key[1] != wanted[0].sample_id}
+    again = build_report(report.evidence, labels)
+    assert again.digest != report.digest
+    Phoenix(phoenix).queue(again, choose(again, "helpful", 16), {}, datetime.now(UTC))
+    asked_for = until(lambda: client.spans.get_spans(project_identifier=queue_project(again), limit=100), 16)
+    assert len(asked_for) == 16
+    assert {name for span in asked_for for name in span["attributes"]} <= {
+        "input.value",
+        "output.value",
+        "openinference.span.kind",
+    }
+    assert not any(": " in span["name"] for span in asked_for)
