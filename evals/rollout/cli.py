@@ -63,7 +63,12 @@ def run(
     alpha: Annotated[float, typer.Option(help="Accepted chance of a false promotion, and of a false rollback.")] = 0.05,
     margin: Annotated[float, typer.Option(min=0.001, max=0.5, help="Of calls unanswered or blocked, accepted.")] = 0.01,
     every_s: Annotated[float, typer.Option(min=0.1, max=900, help="Seconds between two looks.")] = 30,
-    settle_s: Annotated[float, typer.Option(min=0, help="A conversation is over after so many quiet seconds.")] = 300,
+    settle_s: Annotated[
+        float,
+        typer.Option(
+            min=0, help="A conversation is over so many seconds after it began; more than its calls take to be judged."
+        ),
+    ] = 300,
     patience_minutes: Annotated[float, typer.Option(min=0.01, help="How long one share may stay undecided.")] = 24 * 60,
     out: Annotated[Path, typer.Option(help="Folder for rollout.jsonl and rollout.html.")] = Path(".callgate/rollouts"),
     unsigned: Annotated[bool, typer.Option("--unsigned", help="Take a report that nobody signed.")] = False,

@@ -1,8 +1,8 @@
 """Two arms of live traffic beside each other, looked at as often as one likes: what has been shown, and the next step of a rollout. Pure.
 
-A conversation counts once, when it is over. As conversations end they are paired: one of the arm that has fewer with the mean of those of the other
-arm since the last pair. So both sides of a pair are of the same hour, a day that gets harder moves neither side against the other, and the
-share may change meanwhile. Pairs are never changed again, so the p values (betting, see statistics/sequential.py) hold at every look.
+A conversation counts once, when it is over. In the order in which they began they are paired: one of the arm that has fewer with the mean of those of
+the other arm since the last pair. So both sides of a pair are of the same hour, also where one arm is slower or judged later; a day that gets harder
+moves neither side against the other, and the share may change meanwhile. Pairs are never changed again, so the p values (betting, see statistics/sequential.py) hold at every look.
 
 A judge that favours one arm is corrected by the labels of the gate's report: `LiveMetric.shift` bounds what people would add to the judged difference.
 That this is on live traffic as it was on the suite is assumed.
@@ -181,9 +181,21 @@ class _Series:
     means: dict[bool, list[float]] = field(default_factory=lambda: {True: [], False: []})
     count: dict[bool, int] = field(default_factory=lambda: {True: 0, False: 0})
     began: list[datetime] = field(default_factory=list)
+    newest: dict[bool, datetime] = field(default_factory=dict)
 
-    def end(self, conversation: str, candidate: bool) -> None:
-        calls = self.going.pop((conversation, candidate))
+    def end_those_begun_before(self, latest: datetime, settle: timedelta) -> None:
+        """Up to the newest one that both arms have: the arm that is judged sooner waits for the other."""
+        begun = {key: min(call.at for call in calls) for key, calls in self.going.items()}
+        over = sorted((at, *key) for key, at in begun.items() if at <= latest)
+        for at, _, candidate in over:
+            self.newest[candidate] = max(at, self.newest.get(candidate, at))
+        if len(self.newest) == 2:
+            for at, conversation, candidate in over:
+                if at <= min(self.newest.values()):
+                    self.end(conversation, candidate, at + settle)
+
+    def end(self, conversation: str, candidate: bool, until: datetime) -> None:
+        calls = [call for call in self.going.pop((conversation, candidate)) if call.at <= until]
         self.ended[conversation, candidate] = max(call.at for call in calls)
         self.count[candidate] += 1
         known = [call.value for call in calls if call.value is not None]
@@ -203,9 +215,9 @@ class _Series:
 
 
 class Arms:
-    """All that is known of both arms. A conversation is over when none of its calls began in the last `settle`, or when it began longer ago than
-    `forget` (an application may give all its calls one id); scores of calls that began longer ago are left out, so that what was seen need not be
-    remembered for ever.
+    """All that is known of both arms. A conversation is over `settle` after it began, as if nothing came later: a rule that looked at how long it goes on,
+    or when its scores came, would count the good ones of an arm before its bad ones. Scores of calls that began longer ago than `forget` are left
+    out, so that what was seen need not be remembered for ever.
     """
 
     def __init__(
@@ -228,14 +240,7 @@ class Arms:
             if (score.conversation, score.candidate) not in series.ended:
                 series.going.setdefault((score.conversation, score.candidate), []).append(score)
         for series in self._series.values():
-            over = [
-                (max(call.at for call in calls), conversation, candidate)
-                for (conversation, candidate), calls in series.going.items()
-                if max(call.at for call in calls) + self._settle <= now
-                or min(call.at for call in calls) <= now - self._forget
-            ]
-            for _, conversation, candidate in sorted(over):
-                series.end(conversation, candidate)
+            series.end_those_begun_before(now - self._settle, self._settle)
         if self._forgot is None or now - self._forgot > self._forget / 4:
             self._forgot, oldest = now, now - self._forget
             self._seen = {key: at for key, at in self._seen.items() if at > oldest}

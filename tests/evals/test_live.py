@@ -133,16 +133,42 @@ def test_what_was_seen_long_ago_is_neither_remembered_nor_counted_again() -> Non
     for now in range(0, 300, 10):
         arms.take([one for one in scores if one.at <= START + now * MINUTE], START + now * MINUTE)
     arms.take(scores, START + 400 * MINUTE)
-    assert (look(arms).candidate + look(arms).baseline, len(arms._seen)) == (291, 0)
+    assert (look(arms).candidate + look(arms).baseline, len(arms._seen)) == (
+        290,
+        0,
+    )  # the last one waits for the other arm
+
+
+def test_good_and_bad_conversations_count_at_the_same_age_however_long_they_go_on() -> None:
+    arms = Arms([QUALITY], MINUTE)
+    for minute in range(8):
+        good = [score(10 * minute + number, candidate=number == 0, value=1.0, minute=minute) for number in range(2)]
+        bad = [LiveScore(f"b{minute}", "long", "quality", True, 0.0, START + minute * MINUTE)]
+        arms.take([*good, *bad], START + minute * MINUTE)
+    assert look(arms).candidate_mean == pytest.approx(7 / 8)  # seven good ones that are over, and the one that goes on
+
+
+def test_an_arm_that_is_judged_later_is_compared_with_the_other_of_the_same_hour() -> None:
+    arms = Arms([QUALITY], MINUTE)
+    of = {
+        arm: [score(2 * n + arm, candidate=arm, value=1 - n / 60, minute=n) for n in range(60)] for arm in (True, False)
+    }
+    for now in range(60):
+        arms.take(
+            [of[True][now], *of[False][now - 20 : now - 19]] if now >= 20 else [of[True][now]], START + now * MINUTE
+        )
+    assert look(arms).pairs >= 35
+    assert look(arms).estimate == pytest.approx(0, abs=0.02)  # equal at every minute, and ever worse
 
 
 def test_a_conversation_without_an_end_counts_once_and_is_not_kept_for_ever() -> None:
     arms = Arms([QUALITY], 5 * MINUTE, forget=60 * MINUTE)
     for number in range(600):
-        made = LiveScore(f"s{number}", "always", "quality", True, 1.0, START + number * MINUTE)
-        arms.take([made], START + number * MINUTE)
+        at = START + number * MINUTE
+        made = LiveScore(f"s{number}", "always", "quality", True, 1.0, at)
+        arms.take([made, score(1000 + number, candidate=False, value=1.0, minute=number)], at)
     kept = arms._series["quality"].going
-    assert sum(map(len, kept.values())) <= 70
+    assert sum(map(len, kept.values())) <= 150
     assert 3 <= look(arms).candidate <= 10
 
 
