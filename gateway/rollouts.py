@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import Annotated, Literal
 
 import msgspec
@@ -18,6 +19,7 @@ import structlog
 
 from gateway.routing import Router
 from gateway.stores import RedisStore, StoreError
+from gateway.types import Deployment
 
 P = "{callgate-rollout}"  # one slot of a cluster, so that one script may read all of it
 POLL_S = 1.0
@@ -44,7 +46,8 @@ else
   if ARGV[1] == 'end' and again then return {'done'} end
   if not now or now.state ~= 'running' then return {'over', now and now.state or '', now and now.reason or ''} end
   if not mine then return {'held', now.by} end
-  if now.candidate ~= ARGV[5] then return {'other', now.candidate} end
+  local told = cjson.decode(ARGV[3])
+  if now.candidate ~= told.candidate or now.backend ~= told.backend then return {'other', now.candidate} end
 end
 if tonumber(ARGV[4]) > 0 then redis.call('SET', KEYS[1], ARGV[3], 'PX', ARGV[4])
 else redis.call('SET', KEYS[1], ARGV[3]) end
@@ -64,12 +67,13 @@ class RolloutRefused(Exception):
 
 
 class Rollout(msgspec.Struct, frozen=True, kw_only=True):
-    """``share`` of the calls of ``model`` go to its ``candidate``. ``owner`` is the run that may move it, ``by`` the person whose token it used,
+    """``share`` of the calls of ``model`` go to its ``candidate`` for as long as that has this ``backend`` (see backend_of). ``owner`` is the run that may move it, ``by`` the person whose token it used,
     ``report`` the digest of the gate report it rests on, ``at`` ISO 8601 in UTC. ``lease_s`` is what is left of a running one.
     """
 
     model: str
     candidate: str
+    backend: str
     share: Annotated[float, msgspec.Meta(ge=0, le=1)]
     state: State
     owner: str
@@ -134,7 +138,8 @@ class Rollouts:
             message = f"{rollout.candidate} is promoted already (by {about[0]}); make it a deployment in callgate.yaml and clear the rollout"
             raise RolloutRefused(message)
         if said == "other":
-            message = f"the rollout of {rollout.model} is of {about[0]}; its candidate in callgate.yaml is {rollout.candidate} now, which needs a rollout of its own"
+            now = f"is {rollout.candidate} now" if about[0] != rollout.candidate else "has another model or address now"
+            message = f"the rollout of {rollout.model} is of {about[0]}; its candidate in callgate.yaml {now}, which needs a rollout of its own"
             raise RolloutRefused(message)
         if said == "over":
             ended = f"it was ended: {about[0]}, {about[1]}" if about[0] else "its lease ran out"
@@ -174,7 +179,13 @@ class RolloutFollower:
         if found is not None:
             self._known = {model: (one, asked_s + (one.lease_s or math.inf)) for model, one in found.items()}
         now_s = self._clock()
-        self._take({(m, one.candidate): one.share for m, (one, until_s) in self._known.items() if until_s > now_s})
+        running = {model: one for model, (one, until_s) in self._known.items() if until_s > now_s}
+        self._take({(m, one.candidate): one.share for m, one in running.items() if one.backend == self._backend(m)})
+
+    def _backend(self, model: str) -> str:
+        """That of the model's candidate as it is configured now."""
+        route = self._router.routes.get(model)
+        return backend_of(route.candidate) if route is not None and route.candidate is not None else ""
 
     def _take(self, shares: dict[tuple[str, str], float]) -> None:
         before = dict(self._router.shares)
@@ -208,6 +219,12 @@ def figures(router: Router) -> list[ShareFigure]:
         for route in router.routes.values()
         if route.candidate is not None
     ]
+
+
+def backend_of(deployment: Deployment) -> str:
+    """What answers behind a deployment's name, as sixteen hexadecimal digits: another model or address is another candidate."""
+    about = "\0".join((deployment.model, deployment.base_url, deployment.provider))
+    return blake2b(about.encode(), digest_size=8).hexdigest()
 
 
 def _key(model: str) -> str:

@@ -11,7 +11,7 @@ from fastapi import FastAPI, Request
 
 from gateway.admin.door import add_admin_route, body_of
 from gateway.errors import NotFound
-from gateway.rollouts import Rollout, RolloutRefused, Rollouts, Share
+from gateway.rollouts import Rollout, RolloutRefused, Rollouts, Share, backend_of
 from gateway.routing import Router
 from gateway.types import Deployment
 
@@ -129,7 +129,7 @@ def _rollout(
         what = "has no candidate; give it one in callgate.yaml" if route else "does not exist here"
         raise NotFound(f"The model {model} {what}.", param="model")
     return Rollout(
-        model=model, candidate=route.candidate.name, share=share, state=now, owner=owner, by=who, at=_now(), report=report, reason=reason
+        model=model, candidate=route.candidate.name, backend=backend_of(route.candidate), share=share, state=now, owner=owner, by=who, at=_now(), report=report, reason=reason
     )  # fmt: skip
 
 
@@ -149,5 +149,7 @@ def _shown(model: str, candidate: Deployment, kept: Rollout | None) -> dict[str,
         return shown
     if kept.candidate != candidate.name:
         return shown | {"note": f"the last rollout was of {kept.candidate}, which is no candidate now"}
+    if kept.backend != backend_of(candidate):
+        return shown | {"note": f"the last rollout was of {kept.candidate} with another model or address"}
     told: dict[str, Any] = msgspec.to_builtins(kept)
-    return shown | {name: value for name, value in told.items() if name != "owner"}
+    return shown | {name: value for name, value in told.items() if name not in ("owner", "backend")}

@@ -25,8 +25,9 @@ from scipy import stats
 
 from evals.rollout.live import Action, Arms, LiveMetric, LiveScore, decide
 from gateway.ports import free_port
-from gateway.rollouts import Rollout, Rollouts
+from gateway.rollouts import Rollout, Rollouts, backend_of
 from gateway.stores import RedisStore
+from gateway.types import Deployment
 from tests.conftest import redis_at
 from tests.doubles.openai_backend import backend
 from tests.gateway.conftest import running, settings_for
@@ -208,7 +209,7 @@ async def moving() -> dict[str, float | None]:
 
                 callers = [asyncio.create_task(calling()) for _ in range(8)]
                 for share in (*STAGES, 1.0) * (1 if QUICK else 4):
-                    await Rollouts(store).start(told(share), 60)
+                    await Rollouts(store).start(told(share, double.base_url), 60)
                     await asyncio.sleep(1.5)
                 done.set()
                 await asyncio.gather(*callers)
@@ -220,8 +221,18 @@ async def moving() -> dict[str, float | None]:
 BODY: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "hello"}]}
 
 
-def told(share: float) -> Rollout:
-    return Rollout(model="m", candidate="new", share=share, state="running", owner="bench-rollout", by="bench", at="")
+def told(share: float, url: str) -> Rollout:
+    backend = backend_of(Deployment("new", "echo", base_url=url))
+    return Rollout(
+        model="m",
+        candidate="new",
+        backend=backend,
+        share=share,
+        state="running",
+        owner="bench-rollout",
+        by="bench",
+        at="",
+    )
 
 
 if __name__ == "__main__":

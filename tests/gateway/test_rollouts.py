@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from gateway import balance
 from gateway.cache import Cache
 from gateway.errors import UpstreamError, UpstreamUnavailable
-from gateway.rollouts import Rollout, RolloutFollower, RolloutRefused, Rollouts
+from gateway.rollouts import Rollout, RolloutFollower, RolloutRefused, Rollouts, backend_of
 from gateway.routing import Router
 from gateway.stores import RedisStore
 from gateway.types import Caller, Deployment, Limits, Route
@@ -109,7 +109,7 @@ async def test_another_model_that_answers_in_its_stead_is_no_arm_of_its_rollout(
 
 def rollout(share: float, **changes: Any) -> Rollout:
     made = Rollout(
-        model="m", candidate="candidate", share=share, state="running", owner=OWNER, by="ada", at="2026-11-27T12:00:00+00:00"
+        model="m", candidate="candidate", backend=backend_of(CANDIDATE), share=share, state="running", owner=OWNER, by="ada", at="2026-11-27T12:00:00+00:00"
     )  # fmt: skip
     return msgspec.structs.replace(made, **changes)
 
@@ -210,7 +210,16 @@ async def test_a_share_is_not_inherited_by_a_candidate_that_took_the_place_of_th
     ):
         with pytest.raises(RolloutRefused, match=r"is of candidate; its candidate in .* is newer now"):
             await refused
+    with pytest.raises(RolloutRefused, match="has another model or address now"):
+        await kept.move(rollout(0.5, backend="another"), 60)
     assert (await kept.read(["m"]))["m"].candidate == "candidate"
+    made, of = split(0.0)
+    follower = RolloutFollower(store, made)
+    await follower.look()
+    assert made.share(of) == 0.5
+    made.replace({"m": replace(of, candidate=replace(CANDIDATE, model="newer"))})
+    await follower.look()
+    assert made.share(made.routes["m"]) == 0
     await store.aclose()
 
 
@@ -290,7 +299,8 @@ async def test_a_worker_that_starts_knows_the_share_and_caches_nothing_meanwhile
 ) -> None:
     monkeypatch.setenv("CALLGATE_ADMIN_TOKEN", f"ada:{TOKEN}")
     store = RedisStore(redis_url)
-    await Rollouts(store).start(rollout(1.0, model="echo"), 600)
+    there = Deployment("candidate", "fail-500", base_url=openai_backend.base_url)
+    await Rollouts(store).start(rollout(1.0, model="echo", backend=backend_of(there)), 600)
     await store.aclose()
     settings = settings_for(tmp_path, openai_backend, redis_url, models=two_arms(openai_backend))
     body = {"model": "echo", "messages": [{"role": "user", "content": "hello"}]}
