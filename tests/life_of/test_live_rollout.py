@@ -100,7 +100,7 @@ async def roll_out(at: Gateway, url: str, suite: Path, served: Served, project: 
             body = {"model": "m", "messages": [{"role": "user", "content": "fine"}]}
             status, _, _ = await at.post("/v1/chat/completions", body, headers={"x-call-id": f"call-{number}"})
             assert status == 200
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.1)
 
     await asyncio.gather(watching(), calling(), rollout)
     return rollout.result(), lines + watched
@@ -140,8 +140,9 @@ async def test_live_scores_move_the_share(
         assert (kept["share"], kept["by"], kept["report"][:7]) == (share, "ada", "sha256:")
         assert any(reason.startswith("helpful: ") for reason in ending.reasons), ending.reasons
     looks = [json.loads(line) for line in (tmp_path / "tiny/rollout/rollout.jsonl").read_text().splitlines()]
-    assert [look["share"] for look in looks][-1] == (0.5 if outcome is Outcome.PROMOTED else 0.3)
-    last = {one["metric"]: one for one in looks[-2]["metrics"]}
+    looks = [look for look in looks if "metrics" in look]  # a busy Phoenix may have left out one or the other
+    assert looks[-1]["share"] == (0.5 if outcome is Outcome.PROMOTED else 0.3)
+    last = {one["metric"]: one for one in looks[-1]["metrics"]}
     assert (last["answered"]["candidate_mean"], last["answered"]["baseline_mean"]) == (1.0, 1.0)
     assert last["helpful"]["candidate_mean"] == float(outcome is Outcome.PROMOTED)
     assert "<svg" in (tmp_path / "tiny/rollout/rollout.html").read_text()
