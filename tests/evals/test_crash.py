@@ -36,6 +36,7 @@ def run_and_kill(suite: Path, served: Served, at: int) -> None:
 
     served.answer = answer
     assert process.wait(60) == -signal.SIGKILL
+    served.catch_up()
     served.answer = lambda body: completion(good(body))
 
 
@@ -69,7 +70,8 @@ def test_both_processes_together_keep_the_money_limit(suite: Path, served: Serve
     evidence = launch(options(suite, served)).evidence
     answers, judged = evidence.answers, [s for s in evidence.scores if s.metric == "helpful" and s.value is not None]
     paid = [answer for answer in answers if answer.error is None]
-    assert served.asked - len(judged) == 50  # those that were under way when it was killed are paid for too
+    # Those that were under way when it was killed are paid for too, the up to three that it had noted and not yet sent among them.
+    assert 47 <= served.asked - len(judged) <= 50
     assert 46 <= sum(answer.cost_usd for answer in paid) <= 50
     assert sum(answer.from_cache for answer in paid) == len(kept)
     assert {answer.error for answer in answers} - {None} == {"budget: the limit of the suite is reached"}

@@ -50,6 +50,14 @@ class Served:
     async def _models(self, _request: web.Request) -> web.Response:
         return web.json_response({"data": []})
 
+    async def _turns(self) -> None:
+        for _ in range(50):
+            await asyncio.sleep(0)
+
+    def catch_up(self) -> None:
+        """Until what a killed client had sent has been counted: it waits in the sockets, a few turns of the loop away."""
+        asyncio.run_coroutine_threadsafe(self._turns(), self._loop).result(10)
+
     def __enter__(self) -> Served:
         self._thread.start()
         assert self._ready.wait(10)
