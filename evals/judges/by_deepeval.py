@@ -5,7 +5,9 @@ The only place that knows DeepEval; imported when a suite asks for it. Its telem
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sys
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 
@@ -41,7 +43,8 @@ class DeepEvalJudge(LibraryJudge):
 
     def _metric(self, asking: Asking) -> Any:
         _be_quiet()
-        from deepeval.metrics import FaithfulnessMetric, GEval, RoleAdherenceMetric
+        with contextlib.redirect_stdout(sys.stderr):  # it greets at import; standard output is the report's
+            from deepeval.metrics import FaithfulnessMetric, GEval, RoleAdherenceMetric
         from deepeval.test_case import SingleTurnParams
 
         model = _model(asking)

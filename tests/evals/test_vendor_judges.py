@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -93,6 +95,15 @@ async def test_deepeval_faithfulness_tells_an_invention(asking: Asking) -> None:
     good, bad = [await deepeval.score(SAMPLE, answer(text)) for text in (TRUE, HALF)]
     assert good.value == 1.0
     assert bad.value == 0.5
+
+
+def test_deepeval_says_nothing_on_standard_output() -> None:
+    code = (
+        "from evals.judges.by_deepeval import DeepEvalJudge; from evals.judges.structured import Asking\n"
+        "DeepEvalJudge('t', 'tone', Asking('m', '1', None))._metric(Asking('m', '1', None))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == ""  # `eval run --json` puts one document there
 
 
 def bad_replies() -> list[web.Response]:
