@@ -99,7 +99,10 @@ def over_ray(parts: Sequence[Options], address: str) -> Iterator[Evidence]:
     except ImportError as error:
         raise TargetError("--engine ray needs an extra: pip install 'callgate[cluster]'") from error
     own = {"_node_ip_address": "127.0.0.1", "include_dashboard": False} if address == "local" else {}
-    ray.init(address, log_to_driver=False, **own)
+    try:
+        ray.init(address, log_to_driver=False, **own)
+    except Exception as error:  # it raises this very class when its node does not come up in time
+        raise TargetError(f"no Ray at --ray-address {address!r}: {error}") from error
     try:
         waiting = [ray.remote(gather).remote(one) for one in parts]
         while waiting:

@@ -53,6 +53,17 @@ def test_a_local_ray_gives_the_report_of_one(whole: Report, suite: Path, served:
     assert (report.digest, report.evidence_digest) == (whole.digest, whole.evidence_digest)
 
 
+def test_a_ray_that_does_not_come_up_is_named(suite: Path, served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    def late(*_: object, **__: object) -> None:
+        raise Exception("The current node timed out during startup.")  # noqa: TRY002 - the very class that it raises
+
+    monkeypatch.setattr(ray, "init", late)
+    with pytest.raises(TargetError, match=r"no Ray at --ray-address 'local': The current node timed out"):
+        launch_shards(options(suite, served), 4, "local")
+
+
 def test_the_pods_of_a_job_give_the_report_of_one_and_the_last_of_them_writes_it(
     whole: Report, suite: Path, served: Served
 ) -> None:

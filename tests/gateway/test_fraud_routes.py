@@ -23,7 +23,7 @@ SCORE, LABELS = "/v1/fraud/score", "/v1/fraud/labels"
 
 @pytest.fixture
 async def gateway(tmp_path: Path, openai_backend: Backend, redis_url: str) -> AsyncIterator[Gateway]:
-    fraud = {"enabled": True, "settings": {"log_sync": "kernel", "key_prefix": "routes:"}}
+    fraud = {"enabled": True, "settings": {"log_sync": "kernel", "deadline_ms": 5_000, "key_prefix": "routes:"}}
     async with running(settings_for(tmp_path, openai_backend, redis_url, fraud=fraud)) as started:
         yield started
 
@@ -107,7 +107,7 @@ async def test_who_has_no_key_or_has_spent_its_limit_scores_nothing(
 ) -> None:
     from redis.asyncio import Redis
 
-    fraud = {"enabled": True, "settings": {"log_sync": "kernel", "key_prefix": "limited:"}}
+    fraud = {"enabled": True, "settings": {"log_sync": "kernel", "deadline_ms": 5_000, "key_prefix": "limited:"}}
     limits = {"requests_per_minute": 2}
     async with running(settings_for(tmp_path, openai_backend, redis_url, fraud=fraud, limits=limits)) as gateway:
         for path in (SCORE, LABELS):
@@ -142,7 +142,9 @@ async def test_a_fraud_service_of_its_own_answers_as_the_one_inside(
     from serving.fraud.settings import FraudSettings
     from serving.fraud.store import open_redis
 
-    own = FraudSettings(log_directory=tmp_path / "service", log_sync="kernel", key_prefix="service:", drift_every_s=0)
+    own = FraudSettings(
+        log_directory=tmp_path / "service", log_sync="kernel", deadline_ms=5_000, key_prefix="service:", drift_every_s=0
+    )
     service = FraudApp(own, lambda: open_redis(redis_url, own), time.time)
     server = uvicorn.Server(uvicorn.Config(service, port=0, log_config=None))
     serving = asyncio.create_task(server._serve())
@@ -194,7 +196,7 @@ async def test_decisions_are_counted_and_traced_without_ids(
     tmp_path: Path, openai_backend: Backend, redis_url: str
 ) -> None:
     async with collector() as (url, got):
-        fraud = {"enabled": True, "settings": {"log_sync": "kernel", "key_prefix": "traced:"}}
+        fraud = {"enabled": True, "settings": {"log_sync": "kernel", "deadline_ms": 5_000, "key_prefix": "traced:"}}
         telemetry = {"otlp_endpoint": url, "flush_s": 0.05}
         async with running(settings_for(tmp_path, openai_backend, redis_url, fraud=fraud, telemetry=telemetry)) as gateway:  # fmt: skip
             await gateway.post(SCORE, good(customer_id="secret-customer"))

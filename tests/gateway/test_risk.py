@@ -45,7 +45,7 @@ async def at(tmp_path: Path, openai_backend: Backend, redis_url: str) -> AsyncIt
             redis_url,
             models=[{"name": "echo", "policy": "care", "deployments": [deployment]}],
             policies={"care": str(policy)},
-            fraud={"enabled": True, "settings": {"log_sync": "kernel"}},
+            fraud={"enabled": True, "settings": {"log_sync": "kernel", "deadline_ms": 5_000}},
             telemetry={"otlp_endpoint": url, "flush_s": 0.05},
         )
         async with running(settings) as gateway:

@@ -64,7 +64,7 @@ async def test_after_a_backfill_the_next_payment_has_the_features_that_training_
 
 
 async def test_a_store_that_was_lost_is_built_again_from_the_log(tmp_path: Path) -> None:
-    settings = FraudSettings(log_directory=tmp_path / "log", log_sync="kernel")
+    settings = FraudSettings(log_directory=tmp_path / "log", log_sync="kernel", deadline_ms=5_000)
     store = MemoryStore()
     scorer = await build_scorer(settings, store, lambda: NOW_S + 100.0)
     for number in range(60):
