@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import msgspec
+
 Json = dict[str, Any]
 """A parsed JSON object. Its shape is checked once, at the edge (gateway/wire)."""
 
@@ -127,8 +129,7 @@ class Usage:
         return told
 
 
-@dataclass(frozen=True, slots=True)
-class RailResult:
+class RailResult(msgspec.Struct, frozen=True):
     """A rail's verdict as the gateway records it. ``outcome``: pass, rewrite, block or not_run."""
 
     rail: str

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
 from typing import Literal, Protocol
 
 from guardrails.detectors.answers import recited, unsupported
-from guardrails.detectors.cascade import MODELS, Cascade, Weights
+from guardrails.detectors.cascade import MODELS, Cascade, Weights, cascades
 from guardrails.detectors.indirect import IndirectDetector
 from guardrails.detectors.reading import Reading
 from guardrails.detectors.shape import language_score, size_score
@@ -22,7 +23,8 @@ from guardrails.tools import ToolRules, fault_of
 
 DEFAULT_THRESHOLD = 0.5
 _WORD = re.compile(r"\w+")
-_NEEDS_VECTORS = frozenset({"harm", "indirect", "injection", "promises", "topic", "toxicity"})
+_CASCADES = frozenset({"harm", "injection", "promises", "topic", "toxicity"})
+_NEEDS_VECTORS = _CASCADES | {"indirect"}
 
 
 class Scorer(Protocol):
@@ -71,15 +73,13 @@ def build_direct(policy: Policy, *, vectors: bool) -> dict[str, DirectRail]:
             hint = "set embedding.enabled: true in callgate.yaml, or the rail's mode to off"
             file, key = policy.directory / "policy.yaml", ("rails", name, "detector")
             raise PolicyError(file, line_in(file, key), ".".join(key), message, hint)
-    cascades: dict[str, Cascade] = {}
-    return {
-        name: DirectRail(_scorer(rail, cascades), rail.threshold)
-        for name, rail in policy.rails.items()
-        if rail.detector is not None and rail.mode != "off"
-    }
+    wanted = {name: rail for name, rail in policy.rails.items() if rail.detector is not None and rail.mode != "off"}
+    trained = dict.fromkeys(str(rail.detector) for rail in wanted.values() if rail.detector in _CASCADES)
+    built = cascades({name: Weights.load(MODELS / name / "weights.npz") for name in trained}) if trained else {}
+    return {name: DirectRail(_scorer(rail, built), rail.threshold) for name, rail in wanted.items()}
 
 
-def _scorer(rail: RailSettings, cascades: dict[str, Cascade]) -> Scorer:
+def _scorer(rail: RailSettings, built: Mapping[str, Cascade]) -> Scorer:
     if rail.detector == "size":
         return _Plain(lambda reading: size_score(reading.text, rail.max_chars))
     if rail.detector == "language":
@@ -95,9 +95,7 @@ def _scorer(rail: RailSettings, cascades: dict[str, Cascade]) -> Scorer:
     if rail.detector == "indirect":
         return IndirectDetector()
     name = str(rail.detector)
-    if name not in cascades:
-        cascades[name] = Cascade(Weights.load(MODELS / name / "weights.npz"))
-    cascade = cascades[name]
+    cascade = built[name]
     if name == "topic":
         return TopicDetector(cascade)
     places = [n for n, label in enumerate(cascade.labels) if not rail.kinds or label in rail.kinds]
@@ -135,4 +133,5 @@ class _Kinds:
         return float((await self._cascade.scores(reading))[self._places].max())
 
     def _says_nothing(self, reading: Reading) -> bool:
-        return len(_WORD.findall(reading.plain)) < self._fewest
+        words = islice(_WORD.finditer(reading.plain), self._fewest)
+        return sum(1 for _ in words) < self._fewest

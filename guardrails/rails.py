@@ -173,16 +173,13 @@ class Rails:
 
     async def _run(self, name: str, messages: Messages, begun: float, reading: Reading) -> Verdict:
         """One rail, within its deadline and what is left of the policy's budget since ``begun``."""
-        rail = self.policy.rails[name]
+        rail, built = self.policy.rails[name], self._built[name]
         started = self._clock()
-        limit_s = rail.deadline_ms / 1000
-        late = f"not done within {rail.deadline_ms} ms"
-        if self.policy.budget_ms is not None and (left := begun + self.policy.budget_ms / 1000 - started) < limit_s:
-            limit_s, late = left, f"the policy's budget of {self.policy.budget_ms} ms was spent"
+        late = "raised TimeoutError"
         try:
-            built = self._built[name]
             check = self._at_once(built, reading)
             if check is None:
+                limit_s, late = self._left(rail, started - begun)
                 async with asyncio.timeout(limit_s if self._timed else None):
                     check = await (
                         built.check(messages, reading)
@@ -195,6 +192,13 @@ class Rails:
             return self._not_run(name, rail, f"raised {type(error).__name__}", started)
         return self._verdict(name, rail, check, self._clock() - started)
 
+    def _left(self, rail: RailSettings, spent_s: float) -> tuple[float, str]:
+        """How long a rail may take, and what is said of one that takes longer."""
+        limit_s, budget_ms = rail.deadline_ms / 1000, self.policy.budget_ms
+        if budget_ms is not None and (left_s := budget_ms / 1000 - spent_s) < limit_s:
+            return left_s, f"the policy's budget of {budget_ms} ms was spent"
+        return limit_s, f"not done within {rail.deadline_ms} ms"
+
     def _at_once(self, built: Rail | DirectRail, reading: Reading) -> Check | None:
         """What a rail says without waiting for anything; None where it has to."""
         if isinstance(built, DirectRail):
@@ -202,19 +206,14 @@ class Rails:
         return built.at_once(reading.text) if isinstance(built, NemoRail) else None
 
     def _verdict(self, name: str, rail: RailSettings, check: Check, duration_s: float) -> Verdict:
-        outcome = {"passed": Outcome.PASS, "modified": Outcome.REWRITE, "blocked": Outcome.BLOCK}[check.status]
-        text = (
-            rail.refusal or check.text
-            if outcome is Outcome.BLOCK
-            else check.text
-            if outcome is Outcome.REWRITE
-            else None
-        )
-        reason = rail.runs if outcome is not Outcome.PASS else ""
-        said = check.said
-        return Verdict(
-            name, rail.stage, outcome, reason, text, said.score, said.threshold, duration_s, rail.mode == "enforce"
-        )
+        said, enforced = check.said, rail.mode == "enforce"
+        if check.status == "passed":
+            outcome, reason, text = Outcome.PASS, "", None
+        elif check.status == "modified":
+            outcome, reason, text = Outcome.REWRITE, rail.runs, check.text
+        else:
+            outcome, reason, text = Outcome.BLOCK, rail.runs, rail.refusal or check.text
+        return Verdict(name, rail.stage, outcome, reason, text, said.score, said.threshold, duration_s, enforced)
 
     def _not_run(self, name: str, rail: RailSettings, reason: str, begun: float) -> Verdict:
         enforced = rail.mode == "enforce" and rail.fail == "closed"

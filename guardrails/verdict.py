@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal
+
+from msgspec import Struct
 
 Stage = Literal["input", "retrieval", "tool", "output"]
 
@@ -18,8 +19,7 @@ class Outcome(StrEnum):
     NOT_RUN = "not_run"
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(Struct, frozen=True):
     """One rail's word. ``enforced`` is False for a rail that only watches. ``score`` and ``threshold`` are between 0 and 1."""
 
     rail: str
@@ -33,8 +33,7 @@ class Verdict:
     enforced: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class Ruling:
+class Ruling(Struct, frozen=True):
     """What a stage decided. ``kind``: "content", or "rail_unavailable" when a rail that must run did not.
 
     ``respond``: whether a block is told as an error or as the polite refusal in ``text``.

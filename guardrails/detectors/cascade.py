@@ -7,7 +7,7 @@ were not fitted on (see the model cards). The first stage alone decides only tha
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,16 +56,57 @@ class Weights:
         np.savez_compressed(path, labels=np.array(json.dumps(self.labels)), **dict(self.arrays))  # type: ignore[arg-type]
 
 
-class Cascade:
-    """Scores readings under some weights, and remembers scores."""
+@dataclass(frozen=True, slots=True)
+class Glance:
+    """What n-grams say of a text, for each label of a first stage: ``pieces`` (n, k), ``over`` doubt (k,), and ``passed`` (k,), the
+    probability where nothing is over."""
 
-    def __init__(self, weights: Weights) -> None:
-        kept = {name: array.astype(np.float32) for name, array in weights.arrays.items()}
+    pieces: Vector
+    over: Vector
+    passed: Vector
+
+
+class FirstStage:
+    """The n-gram models of some detectors side by side, so that a text is read once for all of them."""
+
+    def __init__(self, weights: Sequence[Weights]) -> None:
+        kept = {name: [one.arrays[name] for one in weights] for name in ("linear", "scale", "bias", "doubt")}
+        scale, bias, self._doubt = (
+            np.concatenate(kept[name]).astype(np.float32) for name in ("scale", "bias", "doubt")
+        )
+        self._linear = Linear(np.hstack(kept["linear"]), scale, bias)
+
+    def glance(self, reading: Reading) -> Glance:
+        known: Glance | None = reading.glances.get(self)
+        if known is None:
+            pieces = np.array([self._linear.logits(found) for found in reading.grams])
+            over = pieces.max(axis=0) - self._doubt
+            known = reading.glances[self] = Glance(pieces, over, _probabilities(harmless(over)))
+        return known
+
+
+def cascades(weights: Mapping[str, Weights]) -> dict[str, Cascade]:
+    """Detectors by name that share their first stage."""
+    first = FirstStage(list(weights.values()))
+    built: dict[str, Cascade] = {}
+    start = 0
+    for name, one in weights.items():
+        built[name] = Cascade(one, first, start)
+        start += len(one.labels)
+    return built
+
+
+class Cascade:
+    """Scores readings under some weights, and remembers scores. Its labels stand at ``start`` in ``first``."""
+
+    def __init__(self, weights: Weights, first: FirstStage | None = None, start: int = 0) -> None:
+        kept = {name: array.astype(np.float32) for name, array in weights.arrays.items() if name != "linear"}
         self.labels = weights.labels
-        self._linear = Linear(kept["linear"] * kept["scale"], kept["bias"])
-        self._whole = Linear(kept["whole"] * kept["whole_scale"], kept["whole_bias"])
+        self._first = first or FirstStage([weights])
+        self._mine = slice(start, start + len(weights.labels))
+        self._whole = Linear(weights.arrays["whole"], kept["whole_scale"], kept["whole_bias"])
         self._head = [kept[name] for name in ("w1", "b1", "w2", "b2")]
-        self._doubt, self._slope, self._shift = kept["doubt"], kept["slope"], kept["shift"]
+        self._slope, self._shift = kept["slope"], kept["shift"]
         self._text_weights, self._text_bias, self._margin = kept["text_weights"], kept["text_bias"], kept["margin"]
         self._known: Remembered[Vector] = Remembered()
         self.asked = 0  # how often the head was asked
@@ -74,12 +115,14 @@ class Cascade:
         """Probability of each label, shape (k,), if it is remembered or n-grams alone find the text harmless; else None."""
         if (known := self._known.get(reading.digest)) is not None:
             return known
-        passed = self._harmless(self._pieces(reading))
-        return None if passed is None else self._known.keep(reading.digest, _probabilities(passed))
+        glance = self._first.glance(reading)
+        if glance.over[self._mine].max() >= 0:
+            return None
+        return self._known.keep(reading.digest, glance.passed[self._mine])
 
     def glimpse(self, reading: Reading) -> Vector:
         """What n-grams alone say of each label, shape (k,): probabilities that are not calibrated."""
-        return _probabilities(self._pieces(reading).max(axis=0))
+        return _probabilities(self._first.glance(reading).pieces[:, self._mine].max(axis=0))
 
     async def scores(self, reading: Reading) -> Vector:
         """Probability of each label, shape (k,). Raises: RuntimeError in doubt without embeddings."""
@@ -89,9 +132,11 @@ class Cascade:
 
     async def logits(self, reading: Reading) -> Vector:
         """Of each label, shape (k,); 0 is where a text of the kind that it was fitted on starts to be flagged."""
-        pieces = self._pieces(reading)
-        if (passed := self._harmless(pieces)) is not None:
-            return passed
+        glance = self._first.glance(reading)
+        over = glance.over[self._mine]
+        if over.max() < 0:
+            return harmless(over).astype(np.float32)
+        pieces = glance.pieces[:, self._mine]
         self.asked += 1
         places = np.argsort(-pieces.max(axis=1), kind="stable")[:READ_PIECES]
         heads = self.head(await reading.vectors(places.tolist()), pieces[places])
@@ -103,15 +148,6 @@ class Cascade:
         as_text = (self._text_weights * features).sum(axis=1) + self._text_bias
         worst = (each - self._margin * (places < reading.shown)[:, None]).max(axis=0)  # what was hidden stands alone
         return np.asarray(np.maximum(as_text, self._slope * worst + self._shift), dtype=np.float32)
-
-    def _pieces(self, reading: Reading) -> Vector:
-        """N-gram logits of each piece, shape (n, k)."""
-        return np.array([self._linear.logits(found) for found in reading.grams])
-
-    def _harmless(self, pieces: Vector) -> Vector | None:
-        """The logits of a text without a doubtful piece."""
-        over = (pieces - self._doubt).max(axis=0)
-        return None if over.max() >= 0 else harmless(over).astype(np.float32)
 
     def head(self, vectors: Vector, logits: Vector) -> Vector:
         """Logits of the head for pieces, shape (n, k)."""

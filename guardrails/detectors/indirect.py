@@ -51,8 +51,8 @@ class IndirectDetector:
 
     def __init__(self, path: Path = MODELS / "indirect" / "weights.npz") -> None:
         with np.load(path, allow_pickle=False) as kept:
-            arrays: dict[str, Any] = {name: kept[name].astype(np.float32) for name in ARRAYS}
-        self._linear = Linear(arrays["linear"] * arrays["scale"], arrays["bias"])
+            arrays: dict[str, Any] = {name: kept[name] for name in ARRAYS}
+        self._linear = Linear(arrays["linear"], arrays["scale"], arrays["bias"])
         self._head = [arrays[name] for name in ("w1", "b1", "w2", "b2")]
         self._slope, self._shift = float(arrays["slope"]), float(arrays["shift"])
         self._known: Remembered[float] = Remembered()

@@ -55,34 +55,34 @@ def segments(plain: str, most_chars: int = SEGMENT_CHARS) -> list[str]:
 
 
 class Linear:
-    """Weights of one or more linear models over n-grams, kept as int16 with one scale each.
+    """One or more linear models over n-grams: int16 ``weights`` of shape (2 * BUCKETS, k), with a ``scale`` and ``bias`` each, shape (k,)."""
 
-    ``weights`` has shape (2 * BUCKETS, k), ``bias`` (k,).
-    """
-
-    def __init__(self, weights: NDArray[np.float32], bias: NDArray[np.float32]) -> None:
+    def __init__(self, weights: NDArray[np.int16], scale: NDArray[np.float32], bias: NDArray[np.float32]) -> None:
         if weights.shape != (2 * BUCKETS, len(bias)):
             raise ValueError(f"expected weights of shape {(2 * BUCKETS, len(bias))}, found {weights.shape}")
-        self._weights = np.ascontiguousarray(weights)
+        self._weights = np.ascontiguousarray(weights, dtype=np.int16)
+        self._scale = scale
         self._bias = bias
 
     def logits(self, found: Grams) -> NDArray[np.float32]:
         """Shape (k,)."""
-        total = self._bias.copy()
-        if len(found.words):
-            total += self._weights[found.words].sum(axis=0) / np.float32(len(found.words) ** 0.5)
-        if len(found.chars):
-            total += self._weights[found.chars].sum(axis=0) / np.float32(len(found.chars) ** 0.5)
-        return total
+        words, chars = len(found.words), len(found.chars)
+        share = np.empty(words + chars, dtype=np.float32)
+        share[:words] = (words or 1) ** -0.5
+        share[words:] = (chars or 1) ** -0.5
+        rows = self._weights.take(
+            np.concatenate((found.words, found.chars)), axis=0
+        )  # a third of rows[...] and its sum
+        out: NDArray[np.float32] = share @ rows.astype(np.float32) * self._scale + self._bias
+        return out
 
 
 def _word_buckets(plain: str) -> NDArray[np.int64]:
     units = _UNIT.findall(plain)
     if not units:
         return np.empty(0, dtype=np.int64)
-    one = np.fromiter(
-        (crc32(unit.encode("utf-8", "surrogatepass")) for unit in units), dtype=np.uint64, count=len(units)
-    )
+    each = " ".join(units).encode("utf-8", "surrogatepass").split(b" ")  # no unit holds a space
+    one = np.fromiter(map(crc32, each), dtype=np.uint64, count=len(each))
     two = one[:-1] * np.uint64(0x9E3779B97F4A7C15) + one[1:]
     apart = one[:-2] * np.uint64(0xC2B2AE3D27D4EB4F) + one[2:]
     three = two[:-1] * np.uint64(0x165667B19E3779F9) + one[2:]

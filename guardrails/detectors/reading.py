@@ -11,7 +11,7 @@ import secrets
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import cached_property
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +42,7 @@ class Reading:
         self.call = call
         self.context = context
         self._embed = embed
+        self.glances: dict[object, Any] = {}  # by the first stage that looked (guardrails/detectors/cascade.py)
         self._vectors: dict[int, asyncio.Future[NDArray[np.float32]]] = {}
 
     @cached_property

@@ -9,8 +9,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass, field
 from typing import Any, Literal
+
+from msgspec import Struct, field
 
 from guardrails.asked import WouldGenerate
 from guardrails.policy import RailSettings
@@ -20,20 +21,18 @@ Messages = Sequence[Mapping[str, str]]
 PASSAGES = re.compile(r"<passages\b.*?(?:</passages>|\Z)", re.IGNORECASE | re.DOTALL)
 
 
-@dataclass(slots=True)
-class Said:
+class Said(Struct):
     """What a detector of ours said while a flow asked it, and the actions of the flow that failed."""
 
     threshold: float | None
     score: float | None = None
-    failed: list[str] = field(default_factory=list)
+    failed: list[str] = []  # msgspec gives each its own
 
 
 SAID: ContextVar[Said | None] = ContextVar("callgate_said", default=None)
 
 
-@dataclass(frozen=True, slots=True)
-class Check:
+class Check(Struct, frozen=True):
     """NeMo's word on a text. ``text`` is the rewritten text of MODIFIED, or the flow's own words of BLOCKED."""
 
     status: Literal["passed", "modified", "blocked"]
