@@ -1,8 +1,8 @@
 """Sampled live calls judged as they come, under a budget, and written back to their spans as annotations.
 
 A call is sampled by its trace id, so that every process samples the same ones; what was annotated once is not paid for again. Where the budget of an
-hour is spent, calls stay without a score: none becomes a 0 or a 1. Reads redacted text only (the gateway's spans hold nothing else). What a
-rollout reads of it (live.py) are those annotations and the arm on their span. Opens nothing and knows no clock.
+hour is spent, calls stay without a score and their spans say so: none becomes a 0 or a 1. Reads redacted text only (the gateway's spans hold nothing
+else). A rollout (live.py) reads those annotations and the arm on their span, and misses what it knows to be sampled and has none. Opens nothing and knows no clock.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from datetime import datetime, timedelta
 from typing import Protocol
 
 from evals.digests import digest
-from evals.types import Answer, Expectation, Judge, Message, Sample, Score
+from evals.types import BUDGET_SPENT, Answer, Expectation, Judge, Message, Sample, Score
 
 JUDGE_CALL = "callgate-judge"
 """What the call ids of judges begin with: what they say is traced like any call, and is not judged itself."""
@@ -100,6 +100,7 @@ class OnlineJudge:
         self._arm_shares = arm_shares or {}
         self._concurrency = concurrency
         self._overlap = overlap
+        self._unpaid: set[tuple[str, str]] = set()
 
     async def look(self, since: datetime, limit: int = 1000) -> Pass:
         """One pass over the calls since then. Raises what the server of the spans raises."""
@@ -119,15 +120,19 @@ class OnlineJudge:
         async def worker() -> None:
             for call, name, judge in waiting:
                 score = await judge.score(sample_of(call), answer_of(call))
-                if score.value is None and "budget:" in score.reason:
-                    counted["out_of_budget"] += 1
-                    return
+                unpaid = score.value is None and BUDGET_SPENT in score.reason
+                counted["out_of_budget"] += unpaid
+                if unpaid and (call.span_id, name) in self._unpaid:
+                    continue
                 about = {**call.about, "judge": score.judge}
                 await asyncio.to_thread(
                     self._spans.annotate, call.span_id, score, exact=name in self._exact, about=about
                 )
-                counted["written"] += 1
-                counted["not_scored"] += score.value is None
+                if unpaid:
+                    self._unpaid.add((call.span_id, name))
+                else:
+                    counted["written"] += 1
+                    counted["not_scored"] += score.value is None
 
         async with asyncio.TaskGroup() as group:
             for _ in range(self._concurrency):

@@ -19,12 +19,22 @@ from evals.judges.personal_data import redact
 from evals.online import JUDGE_CALL, LiveCall
 from evals.report import Report
 from evals.rollout.live import ArmCall
-from evals.types import Answer, Message, Score
+from evals.types import BUDGET_SPENT, Answer, Message, Score
 
 PROJECT = "callgate-evals"
 ONLINE = "callgate-online"
 """Tells our scores of live calls from what others write under the same names."""
 STOPPED_BY_US = ("content_policy_violation", "guardrail_unavailable")
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """What a judge wrote beside a live call; None: no score, and `reason` says why."""
+
+    span: str
+    metric: str
+    value: float | None
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,11 +131,7 @@ class Phoenix:
         spans = self._client.spans.get_spans(
             project_identifier=project, start_time=since, span_kind=["LLM", "RETRIEVER"], limit=limit, timeout=30
         )
-        passages = {
-            span["context"]["trace_id"]: _numbered(span["attributes"], "retrieval.documents", "document.content")
-            for span in spans
-            if span["span_kind"] == "RETRIEVER"
-        }
+        passages = {span["context"]["trace_id"]: _passages(span) for span in spans if span["span_kind"] == "RETRIEVER"}
         return [
             _live_call(span, passages.get(span["context"]["trace_id"], ()))
             for span in spans
@@ -133,41 +139,46 @@ class Phoenix:
         ]
 
     def arm_calls(self, project: str, model: str, since: datetime, limit: int) -> list[ArmCall]:
-        """The calls of a model since then that a rollout gave to one arm or the other, without their texts."""
+        """The calls of a model since then that a rollout gave to one arm or the other, without their texts. Raises EvalError where there are more than `limit`:
+        those that would be left out hung the longest.
+        """
         spans = self._client.spans.get_spans(
             project_identifier=project, start_time=since, span_kind=["LLM"], attributes={"gen_ai.request.model": model},
             limit=limit, timeout=30,
         )  # fmt: skip
+        _refuse_more_than(limit, spans)
         return [
             _arm_call(span) for span in spans if span["attributes"].get("callgate.assigned") and not is_judges(span)
         ]
 
-    def notes(
-        self, project: str, spans: Collection[str], judges: Mapping[str, str]
-    ) -> list[tuple[str, str, float | None]]:
-        """Span, metric and score of what `annotate` wrote of these spans by the judge of each metric; None: it could not say. What people, other
-        tools and other judges wrote under the same name is not among them.
+    def retrieved(self, project: str, since: datetime, limit: int) -> frozenset[str]:
+        """Traces since then that retrieved passages. Raises as `arm_calls`."""
+        spans = self._client.spans.get_spans(
+            project_identifier=project, start_time=since, span_kind=["RETRIEVER"], limit=limit, timeout=30
+        )
+        _refuse_more_than(limit, spans)
+        return frozenset(span["context"]["trace_id"] for span in spans if _passages(span))
+
+    def notes(self, project: str, spans: Collection[str], judges: Mapping[str, str]) -> list[Note]:
+        """What `annotate` wrote of these spans for these metrics; a number of another judge than that of the metric is no score. What people and other tools
+        wrote under the same name is not among them.
         """
         ids, found = list(spans), []
         for first in range(0, len(ids), 100):
             notes = self._client.spans.get_span_annotations(
                 span_ids=ids[first : first + 100], project_identifier=project, include_annotation_names=list(judges)
             )
-            found += [
-                (note["span_id"], note["name"], _in_range((note.get("result") or {}).get("score")))
-                for note in notes
-                if _is_ours(note) and (note.get("metadata") or {}).get("judge") == judges.get(note["name"])
-            ]
+            found += [_note(note, judges.get(note["name"])) for note in notes if _is_ours(note)]
         return found
 
     def judged(self, project: str, spans: Collection[str], metrics: Collection[str]) -> set[tuple[str, str]]:
-        """Which spans `annotate` gave a score of which metric already."""
+        """Which spans `annotate` gave a score of which metric already; a budget that was spent is none, and may be asked again."""
         ids, found = list(spans), set()
         for first in range(0, len(ids), 100):
             notes = self._client.spans.get_span_annotations(
                 span_ids=ids[first : first + 100], project_identifier=project, include_annotation_names=list(metrics)
             )
-            found |= {(note["span_id"], note["name"]) for note in notes if _is_ours(note)}
+            found |= {(note["span_id"], note["name"]) for note in notes if _is_ours(note) and not _is_unpaid(note)}
         return found
 
     def annotate(self, span: str, score: Score, *, exact: bool, about: Mapping[str, str]) -> None:
@@ -372,7 +383,32 @@ def _arm_call(span: Mapping[str, Any]) -> ArmCall:
         blocked=attributes.get("callgate.finish_reason") == "content_filter",
         drawn=not attributes.get("callgate.kept"),
         elsewhere=bool(attributes.get("callgate.fallbacks")),
+        silent="llm.input_messages.0.message.content" not in attributes,
     )
+
+
+def _refuse_more_than(limit: int, spans: Sequence[Any]) -> None:
+    if len(spans) >= limit:
+        raise EvalError(f"{limit} or more spans at one look; trace a smaller share of the calls")
+
+
+def _passages(span: Mapping[str, Any]) -> tuple[str, ...]:
+    return _numbered(span["attributes"], "retrieval.documents", "document.content")
+
+
+def _note(note: Mapping[str, Any], judge: str | None) -> Note:
+    result = note.get("result") or {}
+    value, reason = _in_range(result.get("score")), ""
+    if (note.get("metadata") or {}).get("judge") != judge:
+        value, reason = None, "scored by another judge than in the report"
+    elif value is None:
+        reason = f"not scored: {result.get('explanation') or 'no number in [0, 1]'}"[:100]
+    return Note(note["span_id"], note["name"], value, reason)
+
+
+def _is_unpaid(note: Mapping[str, Any]) -> bool:
+    result = note.get("result") or {}
+    return result.get("score") is None and BUDGET_SPENT in str(result.get("explanation") or "")
 
 
 def _is_ours(note: Mapping[str, Any]) -> bool:

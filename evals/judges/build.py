@@ -32,16 +32,16 @@ def build_pairwise(suite: SuiteModel, client: ChatClient) -> dict[str, PairwiseJ
     return found
 
 
-def applies_live(judge: str) -> bool:
-    """Whether a judge of this id (that of a MetricPlan) can score a live call, of which nobody wrote down what a good answer does."""
+def applies_live(judge: str, *, passages: bool = True) -> bool:
+    """Whether a judge of this id (that of a MetricPlan) can score a live call (one that retrieved `passages`), of which nobody wrote down what a good answer does."""
     kind, _, rest = judge.partition("@")[0].partition("/")
     name, _, most = rest.partition("/")
-    live = Sample("live", "live", "live", (Message("user", "?"),), Expectation(contexts=("?",)), "live")
+    live = Sample("live", "live", "live", (Message("user", "?"),), Expectation(contexts=("?",) * passages), "live")
     if kind == "check":
         return bool(most) or CHECKS[name].applies(live)
     if kind in ("ragas", "deepeval"):
         return all(getattr(live.expect, need) for need in NEEDS[f"{kind}/{name}"])
-    return kind != "pairwise"
+    return kind != "pairwise" and (kind != "local" or passages)
 
 
 def _judge(metric: MetricModel, suite: SuiteModel, client: ChatClient) -> Judge:

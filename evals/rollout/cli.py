@@ -65,8 +65,13 @@ def run(
     every_s: Annotated[float, typer.Option(min=0.1, max=900, help="Seconds between two looks.")] = 30,
     settle_s: Annotated[
         float,
+        typer.Option(min=0, help="A conversation is its calls within so many seconds of the first."),
+    ] = 300,
+    wait_s: Annotated[
+        float,
         typer.Option(
-            min=0, help="A conversation is over so many seconds after it began; more than its calls take to be judged."
+            min=0,
+            help="It counts so many seconds after that; more than a call takes to end and be judged: what has no score by then is missing.",
         ),
     ] = 300,
     patience_minutes: Annotated[float, typer.Option(min=0.01, help="How long one share may stay undecided.")] = 24 * 60,
@@ -84,7 +89,7 @@ def run(
 
     with broken_is_3():
         plan = RolloutPlan(
-            model, f"run-{secrets.token_hex(6)}", _shares(stages), alpha, min_conversations, every_s, timedelta(seconds=settle_s),
+            model, f"run-{secrets.token_hex(6)}", _shares(stages), alpha, min_conversations, every_s, timedelta(seconds=settle_s), timedelta(seconds=wait_s),
             timedelta(minutes=patience_minutes), operational_margin=margin,
         )  # fmt: skip
         options = RolloutOptions(

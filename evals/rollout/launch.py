@@ -10,19 +10,20 @@ import json
 import math
 import signal
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from evals.calibrate import load_labels
 from evals.errors import EvalError
+from evals.judges.build import applies_live
 from evals.online import is_sampled
 from evals.phoenix import Phoenix
 from evals.report import load_report, verify
 from evals.rollout.admin import Admin
-from evals.rollout.live import ANSWERED, PASSED, ArmCall, LiveScore
+from evals.rollout.live import ANSWERED, PASSED, ArmCall, LiveScore, Reading
 from evals.rollout.page import page
 from evals.rollout.run import Ending, Rollout, RolloutPlan, metrics_of
 from evals.target import open_session
@@ -31,6 +32,8 @@ MOST_CALLS = 20_000  # of one look
 LATE = timedelta(
     minutes=5
 )  # a span arrives when its call has ended, and one that hangs takes its model's whole deadline (120 s)
+NO_SCORE = "no score in time"
+NO_TEXT = "no text on its span"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +63,9 @@ class RealClock:
 
 
 class PhoenixTraffic:
-    """Scores as Phoenix holds them. Only new spans are read at each look; those that may be judged yet are asked about again for a while."""
+    """Scores as Phoenix holds them. Only new spans are read at each look; what a watch owes of them is without a score from the start, so that one that never
+    comes is missed, and is asked for until it is there or its conversation has counted.
+    """
 
     def __init__(self, phoenix: Phoenix, options: RolloutOptions, arm: str, judges: Mapping[str, str]) -> None:
         """`judges`: by metric, whose scores count."""
@@ -68,35 +73,56 @@ class PhoenixTraffic:
         self._options = options
         self._arm = arm
         self._judges = judges
+        self._of_passages = {name for name, judge in judges.items() if not applies_live(judge, passages=False)}
         self._newest: datetime | None = None
-        self._waiting: dict[str, ArmCall] = {}
-        self._reading: asyncio.Task[Sequence[LiveScore]] | None = None
+        self._owed: dict[tuple[str, str], LiveScore] = {}
+        self._reading: asyncio.Task[Reading] | None = None
 
-    async def scores(self, since: datetime) -> Sequence[LiveScore]:
+    async def read(self, since: datetime, now: datetime) -> Reading:
         """A look that was too slow for its caller goes on, and the next one gets what it found."""
         if self._reading is None:
-            self._reading = asyncio.create_task(asyncio.to_thread(self._scores, since))
+            self._reading = asyncio.create_task(asyncio.to_thread(self._read, since, now))
         try:
             return await asyncio.shield(self._reading)
         finally:
             if self._reading.done():
                 self._reading = None
 
-    def _scores(self, since: datetime) -> Sequence[LiveScore]:
-        options = self._options
-        begin = max(since, self._newest - LATE) if self._newest else since
-        calls = self._phoenix.arm_calls(options.project, options.plan.model, begin, MOST_CALLS)
+    def _read(self, since: datetime, now: datetime) -> Reading:
+        options, plan = self._options, self._options.plan
+        begin = max(since, self._newest - LATE - plan.wait) if self._newest else since
+        calls = self._phoenix.arm_calls(options.project, plan.model, begin, MOST_CALLS)
         found = [score for call in calls for score in call.operational(self._arm)]
-        judged = [
+        for score in self._to_be_judged(calls, begin):
+            self._owed.setdefault((score.span, score.metric), score)
+        open_ = {span for (span, _), score in self._owed.items() if score.value is None}
+        for note in self._phoenix.notes(options.project, open_, self._judges):
+            key = note.span, note.metric
+            if key in self._owed and self._owed[key].value is None:
+                self._owed[key] = replace(self._owed[key], value=note.value, reason=note.reason)
+        found += self._owed.values()
+        if calls:
+            self._newest = min(now, max(call.at for call in calls))  # only now: all of it was read
+        oldest = now - max(plan.settle, LATE) - plan.wait
+        self._owed = {key: score for key, score in self._owed.items() if score.at > oldest}
+        return Reading(now, found)
+
+    def _to_be_judged(self, calls: Sequence[ArmCall], begin: datetime) -> Iterator[LiveScore]:
+        """What a watch of these shares and judges owes, drawn as it draws."""
+        sampled = [
             call for call in calls if call.may_be_judged(self._arm) and is_sampled(call.trace, self._share_of(call))
         ]
-        self._waiting |= {call.span: call for call in judged}
-        for span, metric, value in self._phoenix.notes(options.project, list(self._waiting), self._judges):
-            found.append(self._waiting[span].judged(metric, value, self._arm))
-        self._newest = max((call.at for call in calls), default=self._newest)  # only now: all of it was read
-        oldest = (self._newest or since) - options.plan.blind
-        self._waiting = {span: call for span, call in self._waiting.items() if call.at > oldest}
-        return found
+        retrieved = self._retrieved(begin) if sampled else frozenset()
+        for call in sampled:
+            for metric in self._judges:
+                if metric not in self._of_passages or call.trace in retrieved:
+                    yield call.judged(metric, None, self._arm, NO_TEXT if call.silent else NO_SCORE)
+
+    def _retrieved(self, begin: datetime) -> frozenset[str]:
+        """Traces with passages; what retrieves begins before its call."""
+        if not self._of_passages:
+            return frozenset()
+        return self._phoenix.retrieved(self._options.project, begin - LATE, MOST_CALLS)
 
     def _share_of(self, call: ArmCall) -> float:
         return self._options.arm_shares.get(call.arm, self._options.share)
@@ -155,9 +181,9 @@ async def _arm(admin: Admin, model: str) -> str:
 
 
 def line_of(look: Mapping[str, Any]) -> str:
-    """One look, for people: what decides, with its interval and the conversations of both arms."""
+    """One look, for people: what decides, with its interval, the conversations of both arms, and their calls without a score."""
     numbers = "  ".join(
-        f"{one['metric']} {one['estimate']:+.2f} [{one['low']:+.2f}, {one['high']:+.2f}] {one['candidate']}:{one['baseline']}"
+        f"{one['metric']} {one['estimate']:+.2f} [{one['low']:+.2f}, {one['high']:+.2f}] {one['candidate']}:{one['baseline']}{_missing(one)}"
         for one in look.get("metrics", ())
         if one["decides"] and one["pairs"]
     )
@@ -165,6 +191,11 @@ def line_of(look: Mapping[str, Any]) -> str:
     return f"{look['at'][11:19]} {share}  {look['action']}: {'; '.join(look['reasons'])}" + (
         f"  |  {numbers}" if numbers else ""
     )
+
+
+def _missing(one: Mapping[str, Any]) -> str:
+    mine, theirs = (sum(one[f"{arm}_missing"].values()) for arm in ("candidate", "baseline"))
+    return f" missing {mine}:{theirs}" if mine or theirs else ""
 
 
 def _finite(value: Any) -> Any:

@@ -22,6 +22,8 @@ def page(plan: RolloutPlan, ending: Ending, looks: Sequence[Mapping[str, Any]]) 
         "<ul>" + "".join(f"<li>{escape(reason)}</li>" for reason in ending.reasons) + "</ul>",
         f"<p>Candidate minus champion, bounds at alpha {plan.alpha:g} that hold at every look; dashed: the margin; dotted: a larger share.</p>",
         *_plots(looks),
+        "<h2>Missing</h2>",
+        _missing(looks),
         "<h2>Steps</h2>",
         _steps(looks),
     ]
@@ -44,6 +46,23 @@ def _plots(looks: Sequence[Mapping[str, Any]]) -> list[str]:
         + band(line, title=name, across="minutes", limit=-margins[name], marks=[m for m in marks if line[0][0] <= m[1] <= line[-1][0]])
         for name, line in rows.items()
     ]  # fmt: skip
+
+
+def _missing(looks: Sequence[Mapping[str, Any]]) -> str:
+    """Of the calls that counted, those without a score; they are read as bad for the candidate when it is promoted and as good when it is rolled back."""
+    last = next((look["metrics"] for look in reversed(looks) if look.get("metrics")), ())
+    rows = []
+    for one in last:
+        for arm, name in (("candidate", "candidate"), ("baseline", "champion")):
+            reasons = one[f"{arm}_missing"]
+            why = "; ".join(f"{number} {reason}" for reason, number in sorted(reasons.items()))
+            cells = (one["metric"], name, str(one[f"{arm}_calls"]), str(sum(reasons.values())), why)
+            rows.append("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in cells) + "</tr>")
+    return (
+        "<table><tr><th>metric</th><th>arm</th><th>calls</th><th>missing</th><th>why</th></tr>"
+        + "".join(rows)
+        + "</table>"
+    )
 
 
 def _steps(looks: Sequence[Mapping[str, Any]]) -> str:

@@ -16,11 +16,11 @@ from typing import Any, Protocol
 
 from evals.calibrate import Labels, human_of
 from evals.compare import rectifier
-from evals.errors import LabelsError, RecordError
+from evals.errors import EvalError, LabelsError, RecordError
 from evals.judges.build import applies_live
 from evals.report import Report, labels_digest
 from evals.rollout.admin import AdminAway, AdminRefused
-from evals.rollout.live import ANSWERED, PASSED, Action, Arms, LiveMetric, LiveScore, Shown, Step, decide
+from evals.rollout.live import ANSWERED, PASSED, Action, Arms, LiveMetric, Reading, Shown, Step, decide
 from evals.statistics.differences import interval
 from evals.types import Standing, Verdict
 
@@ -30,7 +30,9 @@ AGAIN_S = 2.0  # between two attempts to tell a gateway that is away how it ende
 
 @dataclass(frozen=True, slots=True)
 class RolloutPlan:
-    """`stages`: shares of the calls, growing, each under 1. `patience`: how long one may last; `blind`: how long no score may be readable."""
+    """`stages`: shares of the calls, growing, each under 1. A conversation is its calls within `settle` of the first, and counts `wait` after that.
+    `patience`: how long a share may last; `blind`: how long no score may be readable.
+    """
 
     model: str
     owner: str
@@ -39,6 +41,7 @@ class RolloutPlan:
     min_conversations: int = 50
     every_s: float = 30.0
     settle: timedelta = timedelta(minutes=5)
+    wait: timedelta = timedelta(minutes=5)
     patience: timedelta = timedelta(hours=24)
     blind: timedelta = timedelta(minutes=15)
     operational_margin: float = 0.01
@@ -87,9 +90,11 @@ class Door(Protocol):
 
 
 class Traffic(Protocol):
-    """Scores of live calls of both arms that began since then; each at least once, in any order. May raise anything for a server that is away."""
+    """Live calls of both arms that began since then with their scores, in any order: a call that is to be scored, as soon as it is known of; its score, until
+    `settle` and `wait` after the call. May be of an earlier time than `now`, and says so. May raise anything for a server that is away.
+    """
 
-    async def scores(self, since: datetime) -> Sequence[LiveScore]: ...
+    async def read(self, since: datetime, now: datetime) -> Reading: ...
 
 
 class Clock(Protocol):
@@ -106,7 +111,7 @@ class Rollout:
         self, plan: RolloutPlan, metrics: Sequence[LiveMetric], door: Door, traffic: Traffic, clock: Clock, say: Say
     ) -> None:
         self._plan, self._door, self._traffic, self._clock, self._say = plan, door, traffic, clock, say
-        self._arms = Arms(metrics, plan.settle)
+        self._arms = Arms(metrics, plan.settle, plan.wait)
         self._began = self._read = clock.now()
 
     async def run(self, report: str) -> Ending:
@@ -166,12 +171,13 @@ class Rollout:
         now = self._clock.now()
         try:
             async with asyncio.timeout(self._plan.lease_s / 3):
-                scores = await self._traffic.scores(self._began)
+                reading = await self._traffic.read(self._began, now)
         except Exception as error:  # noqa: BLE001 - whatever a vendor raises is a look without scores
-            self._say({"action": "hold", "reasons": [f"no scores could be read ({type(error).__name__})"]})
+            why = str(error) if isinstance(error, EvalError) else type(error).__name__
+            self._say({"action": "hold", "reasons": [f"no scores could be read ({why})"]})
             return
-        self._read = now
-        self._arms.take(scores, now)
+        self._read = reading.at
+        self._arms.take(reading)
 
     async def _end(self, step: Step, share: float, *, patiently: bool = True) -> Ending:
         """`patiently`: a gateway that is away is told again for as long as the lease may still hold there."""

@@ -2,7 +2,8 @@
 
 Run `python -m tests.bench.bench_rollout` from the root; QUICK=1 for a minute of it. A simulated call is a conversation; a hundred arrive between two
 looks. In half of the worlds the day gets harder for both arms while the share grows. Naive: a two-sample z test of all calls so far, at every look, and a
-threshold on the difference of the means. `calls_to_detect`: the candidate's calls until a median rollout is taken back. Ends with one line of JSON.
+threshold on the difference of the means. `calls_to_detect`: the candidate's calls until a median rollout is taken back. Then the same with a judge that says nothing in time
+of some answers: ours beside ours that leaves out what has no score. Ends with one line of JSON.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import statistics
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -23,7 +24,7 @@ from typing import Any
 
 from scipy import stats
 
-from evals.rollout.live import Action, Arms, LiveMetric, LiveScore, decide
+from evals.rollout.live import Action, Arms, LiveMetric, LiveScore, Reading, decide
 from gateway.ports import free_port
 from gateway.rollouts import Rollout, Rollouts, backend_of
 from gateway.stores import RedisStore
@@ -41,7 +42,9 @@ START = datetime(2026, 1, 1, tzinfo=UTC)
 
 @dataclass(frozen=True)
 class World:
-    """The share of good calls of the champion, the candidate's difference, and by how much both fall in the course of a rollout."""
+    """The share of good calls of the champion, the candidate's difference, and by how much both fall in the course of a rollout. `unjudged`: the share of
+    answers without a score, by whether they are the candidate's and whether they are good.
+    """
 
     name: str
     good: float
@@ -49,6 +52,7 @@ class World:
     harder: float = 0.0
     margin: float = MARGIN
     most: int = MOST
+    unjudged: Callable[[bool, bool], float] = lambda candidate, good: 0.0
 
 
 @dataclass
@@ -66,22 +70,21 @@ class Draw:
             good = (
                 self.world.good - self.world.harder * self.number / self.world.most + self.world.difference * candidate
             )
-            value = float(self.chance.random() < good)
-            made.append(
-                LiveScore(
-                    f"{self.number}", f"{self.number}", "m", candidate, value, START + timedelta(seconds=self.number)
-                )
-            )
+            value = self.chance.random() < good
+            hidden = self.chance.random() < self.world.unjudged(candidate, value)
+            name, at = str(self.number), START + timedelta(seconds=self.number)
+            made.append(LiveScore(name, name, "m", candidate, None if hidden else float(value), at))
             self.number += 1
         return made
 
 
-def ours(world: World, chance: random.Random) -> tuple[Action, int]:
-    """As evals/rollout/run.py steps, without its clock."""
-    arms, draw = Arms([LiveMetric("m", world.margin)], timedelta(0)), Draw(world, chance)
+def ours(world: World, chance: random.Random, *, dropping: bool = False) -> tuple[Action, int]:
+    """As evals/rollout/run.py steps, without its clock. `dropping`: what has no score is left out."""
+    arms, draw = Arms([LiveMetric("m", world.margin)], timedelta(0), timedelta(0)), Draw(world, chance)
     stage, began, shown = 0, START, None
     while draw.number < world.most:
-        arms.take(draw.calls(STAGES[stage]), START + timedelta(seconds=draw.number))
+        calls = [call for call in draw.calls(STAGES[stage]) if call.value is not None or not dropping]
+        arms.take(Reading(START + timedelta(seconds=draw.number), calls))
         (shown,) = arms.look(ALPHA, began)
         step = decide([shown], alpha=ALPHA, min_conversations=MIN, last=stage == len(STAGES) - 1)
         if step.action in (Action.ROLL_BACK, Action.PROMOTE):
@@ -123,7 +126,8 @@ def threshold(seen: Counter[tuple[bool, bool]], margin: float) -> Action:
     return Action.ROLL_BACK if means[True] - means[False] < -margin else Action.PROMOTE
 
 
-METHODS: dict[str, Callable[[World, random.Random], tuple[Action, int]]] = {
+Method = Callable[[World, random.Random], tuple[Action, int]]
+METHODS: dict[str, Method] = {
     "ours": ours,
     "z test at every look": lambda world, chance: naive(world, chance, z_test),
     "threshold": lambda world, chance: naive(world, chance, threshold),
@@ -138,11 +142,20 @@ WORLDS = (
     World("errors +3 %", 0.999, -0.03, margin=0.01, most=30_000),
     World("errors +10 %", 0.999, -0.1, margin=0.01, most=30_000),
 )
+LATE: dict[str, Method] = {"ours": ours, "left out": lambda world, chance: ours(world, chance, dropping=True)}
+LATE_WORLDS = (
+    World("worse by .15, bad ones hidden", 0.9, -0.15, unjudged=lambda candidate, good: 0.8 * (candidate and not good)),
+    World("equal, good ones hidden", 0.9, 0.0, unjudged=lambda candidate, good: 0.8 * (candidate and good)),
+    World("better by .04, 2 % hidden", 0.9, 0.04, unjudged=lambda candidate, good: 0.02),
+    World("worse by .2, 2 % hidden", 0.9, -0.2, unjudged=lambda candidate, good: 0.02),
+)
 
 
 def main() -> int:
     """Exit code: 0 measured."""
-    found = {(world.name, method): outcome for world, method, outcome in simulated()}
+    found = {(world.name, method): outcome for world, method, outcome in simulated(WORLDS, METHODS)}
+    late = {(world.name, method): outcome for world, method, outcome in simulated(LATE_WORLDS, LATE)}
+    hidden_bad, hidden_good, better, worse = (world.name for world in LATE_WORLDS)
     figures: dict[str, float | None] = {
         "rollout.alpha": ALPHA,
         "rollout.false_rollback": max(found[name, "ours"][0] for name in ("equal", "equal, the day gets harder")),
@@ -156,20 +169,28 @@ def main() -> int:
         "rollout.calls_to_detect.errors_10": found["errors +10 %", "ours"][2],
         "rollout.calls_to_detect.latency_20": None,
         "rollout.calls_to_detect.leak_05": None,
+        "rollout.late.false_promotion": late[hidden_bad, "ours"][1],
+        "rollout.late.false_promotion_left_out": late[hidden_bad, "left out"][1],
+        "rollout.late.false_rollback": late[hidden_good, "ours"][0],
+        "rollout.late.false_rollback_left_out": late[hidden_good, "left out"][0],
+        "rollout.late.promoted_better": late[better, "ours"][1],
+        "rollout.late.rolled_back_worse": late[worse, "ours"][0],
         **asyncio.run(moving()),
     }
     print(json.dumps(figures))
     return 0
 
 
-def simulated() -> Iterator[tuple[World, str, tuple[float, float, float | None]]]:
+def simulated(
+    worlds: Iterable[World], methods: Mapping[str, Method]
+) -> Iterator[tuple[World, str, tuple[float, float, float | None]]]:
     """Of each world and method: shares rolled back and promoted, and the candidate's calls until a median rollback."""
     print(
         f"{ROLLOUTS} rollouts each, alpha {ALPHA:g}, margin {MARGIN:g}, at most {MOST} calls (30000 for errors, whose margin is .01); seed 1"
     )
-    print(f"{'':28} {'':22} rolled back   promoted   undecided   candidate's calls at the median rollback")
-    for world in WORLDS:
-        for name, method in METHODS.items():
+    print(f"{'':30} {'':22} rolled back   promoted   undecided   candidate's calls at the median rollback")
+    for world in worlds:
+        for name, method in methods.items():
             chance = random.Random(f"1/{world.name}/{name}")
             ends = [method(world, chance) for _ in range(ROLLOUTS)]
             count = Counter(action for action, _ in ends)
@@ -177,7 +198,7 @@ def simulated() -> Iterator[tuple[World, str, tuple[float, float, float | None]]
             median = statistics.median(calls) if len(calls) > ROLLOUTS / 2 else None
             back, up = count[Action.ROLL_BACK] / ROLLOUTS, count[Action.PROMOTE] / ROLLOUTS
             print(
-                f"{world.name:28} {name:22} {back:11.1%} {up:10.1%} {1 - back - up:11.1%}   {median or '-'}", flush=True
+                f"{world.name:30} {name:22} {back:11.1%} {up:10.1%} {1 - back - up:11.1%}   {median or '-'}", flush=True
             )
             yield world, name, (back, up, median)
 

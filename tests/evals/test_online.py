@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -17,7 +18,7 @@ from evals.online import JUDGE_CALL, LiveCall, OnlineJudge, is_sampled
 from evals.phoenix import is_judges
 from evals.suite import load_suite
 from evals.target import Budget
-from evals.types import Message, Score
+from evals.types import BUDGET_SPENT, Message, Score
 from tests.evals.conftest import ClientFactory, Double, completion
 from tests.evals.tiny import Served
 
@@ -31,16 +32,19 @@ class Kept:
     live: list[LiveCall]
     notes: dict[tuple[str, str], tuple[Score, bool, Mapping[str, str]]] = field(default_factory=dict)
     asked: list[tuple[str, datetime]] = field(default_factory=list)
+    annotated: int = 0
 
     def calls(self, project: str, since: datetime, limit: int) -> Sequence[LiveCall]:
         self.asked.append((project, since))
         return self.live[:limit]
 
     def judged(self, project: str, spans: Collection[str], metrics: Collection[str]) -> set[tuple[str, str]]:
-        return {key for key in self.notes if key[0] in spans and key[1] in metrics}
+        paid = {key for key, (score, _, _) in self.notes.items() if BUDGET_SPENT not in score.reason}
+        return {key for key in paid if key[0] in spans and key[1] in metrics}
 
     def annotate(self, span: str, score: Score, *, exact: bool, about: Mapping[str, str]) -> None:
-        assert (span, score.metric) not in self.notes
+        assert (span, score.metric) not in self.notes or BUDGET_SPENT in self.notes[span, score.metric][0].reason
+        self.annotated += 1
         self.notes[span, score.metric] = (score, exact, about)
 
 
@@ -81,9 +85,12 @@ async def test_where_the_budget_is_spent_calls_stay_without_a_score(
     double.script = lambda body, number: completion(f'{{"reason": "{number}", "verdict": "no"}}')
     kept.live = [LiveCall(c.trace_id, c.span_id, NOW, (Message("user", c.span_id),), "fine") for c in kept.live]
     judges = build_judges(load_suite(suite).model, make_client(budget=Budget(max_requests=5)))
-    done = await OnlineJudge(kept, judges, {"brief"}, project="p", share=1.0).look(NOW)
+    online = OnlineJudge(kept, judges, {"brief"}, project="p", share=1.0)
+    done = await online.look(NOW)
     assert (done.written, done.out_of_budget, len(double.seen)) == (5, True, 5)
     assert "stays without a score" in str(done)
+    assert Counter(score.reason for score, _, _ in kept.notes.values())[f"judge: {BUDGET_SPENT}"] == 15
+    assert ((await online.look(NOW)).out_of_budget, kept.annotated) == (True, 20)  # each is told once an hour
     rest = build_judges(load_suite(suite).model, make_client("next-hour.jsonl"))
     assert (await OnlineJudge(kept, rest, {"brief"}, project="p", share=1.0).look(NOW)).written == 15
 

@@ -21,23 +21,28 @@ from evals.launch import launch
 from evals.report import Report, build_report, labels_digest, save_report
 from evals.rollout.admin import AdminAway, AdminRefused
 from evals.rollout.cli import app
-from evals.rollout.live import ANSWERED, PASSED, LiveMetric, LiveScore
+from evals.rollout.live import ANSWERED, PASSED, LiveMetric, LiveScore, Reading
 from evals.rollout.page import page
 from evals.rollout.run import Ending, Outcome, Rollout, RolloutPlan, metrics_of
 from evals.types import PromoteWhen, Verdict
 from tests.evals.tiny import Served, options
 
 START = datetime(2026, 11, 27, 8, tzinfo=UTC)
-PLAN = RolloutPlan("m", "run-12345678", min_conversations=20, every_s=60, settle=timedelta(minutes=2))
+PLAN = RolloutPlan(
+    "m", "run-12345678", min_conversations=20, every_s=60, settle=timedelta(minutes=1), wait=timedelta(minutes=1)
+)
 METRICS = (LiveMetric(ANSWERED, 0.02), LiveMetric("helpful", 0.1))
 
 
 @dataclass
 class World:
-    """A gateway, its callers and their scores: a hundred calls between two looks, split by the share that holds."""
+    """A gateway, its callers and their scores: a hundred calls between two looks, split by the share that holds. `judge`: the seconds until 'helpful' is written of
+    the candidate or the champion, good or not, at this minute of the rollout; None: never.
+    """
 
     quality: Callable[[bool], float] = lambda candidate: 0.9
     answers: Callable[[bool], float] = lambda candidate: 1.0
+    judge: Callable[[bool, bool, float], float | None] = lambda candidate, good, minute: 0.0
     chance: random.Random = field(default_factory=lambda: random.Random(5))
     at: datetime = START
     share: float = 0.0
@@ -45,7 +50,7 @@ class World:
     ended: list[tuple[str, str]] = field(default_factory=list)
     faults: Callable[[World, str], None] = lambda world, what: None
     said: list[Mapping[str, Any]] = field(default_factory=list)
-    written: list[LiveScore] = field(default_factory=list)
+    written: list[tuple[datetime | None, LiveScore]] = field(default_factory=list)
 
     def now(self) -> datetime:
         return self.at
@@ -54,11 +59,13 @@ class World:
         for number in range(100):
             at = self.at + timedelta(seconds=seconds * number / 100)
             candidate, name = self.chance.random() < self.share, f"{len(self.written)}"
-            values = {ANSWERED: self.answers(candidate), "helpful": self.quality(candidate)}
-            self.written += [
-                LiveScore(name, name, metric, candidate, float(self.chance.random() < value), at)
-                for metric, value in values.items()
-            ]
+            answered, good = (self.chance.random() < of(candidate) for of in (self.answers, self.quality))
+            delay = self.judge(candidate, good, (at - START) / timedelta(minutes=1))
+            judged = None if delay is None else at + timedelta(seconds=delay)
+            self.written.append((at, LiveScore(name, name, ANSWERED, candidate, float(answered), at)))
+            self.written.append(
+                (judged, LiveScore(name, name, "helpful", candidate, float(good), at, "no score in time"))
+            )
         self.at += timedelta(seconds=seconds)
 
     async def start(self, model: str, owner: str, share: float, lease_s: float, report: str) -> None:
@@ -76,9 +83,10 @@ class World:
         self.ended.append((outcome, reason))
         self.share = 1.0 if outcome == "promoted" else 0.0
 
-    async def scores(self, since: datetime) -> Sequence[LiveScore]:
-        self.faults(self, "scores")
-        return [score for score in self.written if score.at >= since]
+    async def read(self, since: datetime, now: datetime) -> Reading:
+        self.faults(self, "read")
+        known = self.written[-1000:]  # of five looks
+        return Reading(now, [one if by is not None and by <= now else replace(one, value=None) for by, one in known])
 
 
 async def play(world: World, plan: RolloutPlan = PLAN, metrics: Sequence[LiveMetric] = METRICS) -> Ending:
@@ -122,7 +130,7 @@ async def test_equal_ones_are_not_promoted_where_the_margin_cannot_be_shown_in_t
 
 async def test_scores_that_cannot_be_read_end_at_the_champion() -> None:
     def away(world: World, what: str) -> None:
-        if what == "scores" and world.at > START + timedelta(minutes=5):
+        if what == "read" and world.at > START + timedelta(minutes=5):
             raise ConnectionError("a text that nobody should see")
 
     world = World(faults=away)
@@ -137,6 +145,59 @@ async def test_scores_that_nobody_writes_end_at_the_champion_when_patience_is_ov
     ending = await play(world, replace(PLAN, patience=timedelta(minutes=30)), [LiveMetric("unheard of", 0.1)])
     assert (ending.outcome, world.share, world.moved) == (Outcome.UNDECIDED, 0.0, [0.05])
     assert "unheard of: 0 of 20 conversations at this share" in ending.reasons
+
+
+BAD = {"bad answers are judged late": 600.0, "bad answers are never judged": None}
+
+
+@pytest.mark.parametrize("delay", BAD.values(), ids=list(BAD))
+async def test_a_judge_that_hides_the_bad_answers_of_a_worse_candidate_promotes_nothing(delay: float | None) -> None:
+    world = World(
+        quality=lambda candidate: 0.6 if candidate else 0.9,
+        judge=lambda candidate, good, minute: delay if candidate and not good else 0.0,
+    )
+    ending = await play(world, replace(PLAN, patience=timedelta(minutes=40)))
+    assert (ending.outcome, ending.share, world.share) == (Outcome.UNDECIDED, 0.05, 0.0)
+    assert "helpful: may be worse" in ending.reasons[-1]
+    last = world.said[-1]["metrics"][1]
+    assert last["candidate_mean"] == 1.0
+    assert set(last["candidate_missing"]) == {"no score in time"}
+    assert last["candidate_missing"]["no score in time"] > 0.3 * last["candidate_calls"]
+    assert last["baseline_missing"] == {}
+    text = page(PLAN, ending, [{"at": START.isoformat(), **one} for one in world.said])
+    assert f"<td>{last['candidate_missing']['no score in time']} no score in time</td>" in text
+
+
+async def test_a_judge_that_hides_the_good_answers_of_an_equal_candidate_takes_nothing_from_it() -> None:
+    world = World(judge=lambda candidate, good, minute: 600.0 if candidate and good else 0.0)
+    ending = await play(world, replace(PLAN, patience=timedelta(minutes=40)))
+    assert (ending.outcome, world.said[-1]["metrics"][1]["candidate_mean"]) == (Outcome.UNDECIDED, 0.0)
+
+
+STOPS: dict[str, Callable[[bool, bool, float], float | None]] = {
+    "the watch is stopped half-way": lambda candidate, good, minute: 0.0 if minute < 8 else None,
+    "the budget of every hour is spent": lambda candidate, good, minute: 0.0 if minute % 60 < 8 else None,
+}
+
+
+@pytest.mark.parametrize("judge", STOPS.values(), ids=list(STOPS))
+async def test_a_watch_that_ends_leaves_it_undecided_and_says_how_many_are_missing(
+    judge: Callable[[bool, bool, float], float | None],
+) -> None:
+    world = World(quality=lambda candidate: 0.97 if candidate else 0.85, judge=judge)
+    ending = await play(world, replace(PLAN, patience=timedelta(minutes=40)))
+    assert (ending.outcome, world.share) == (Outcome.UNDECIDED, 0.0)
+    last = world.said[-1]["metrics"][1]
+    assert min(last["candidate_missing"]["no score in time"], last["baseline_missing"]["no score in time"]) > 100
+
+
+async def test_a_judge_that_takes_its_time_but_less_than_the_wait_decides_as_one_at_once() -> None:
+    world = World(
+        quality=lambda candidate: 0.97 if candidate else 0.85,
+        judge=lambda candidate, good, minute: 5.0 if good else 59.0,
+    )
+    assert (await play(world)).outcome is Outcome.PROMOTED
+    assert world.said[-1]["metrics"][1]["candidate_missing"] == {}
 
 
 async def test_a_person_who_stops_it_is_obeyed() -> None:
@@ -187,7 +248,7 @@ async def test_a_gateway_that_is_away_at_the_end_is_told_again_while_the_lease_m
 
 async def test_who_is_interrupted_gives_the_share_back_first() -> None:
     def interrupted(world: World, what: str) -> None:
-        if what == "scores" and world.at > START + timedelta(minutes=5):
+        if what == "read" and world.at > START + timedelta(minutes=5):
             raise asyncio.CancelledError
 
     world = World(faults=interrupted)
