@@ -41,6 +41,8 @@ class Metrics:
         self._children: dict[tuple[Any, tuple[str, ...]], Any] = {}
         self._rows: dict[tuple[str, str, int], _Row] = {}
         self._calls: dict[str, HeldCounter] = {}
+        self._verdicts: dict[tuple[str, ...], HeldCounter] = {}
+        self._rail_times: dict[str, HeldHistogram] = {}
         self._timer: asyncio.TimerHandle | None = None
         self.in_flight = 0
         self._requests = Counter(
@@ -167,9 +169,25 @@ class Metrics:
             if record.stream and record.usage.completion_tokens > 1:
                 spent_s = (record.call_ended_ns - record.first_delta_ns) / 1e9
                 row.per_token.add(spent_s / (record.usage.completion_tokens - 1))
+        if record.rails:
+            self._observe_rails(record)
         self._observe_rare(record, model)
         if self._shared is not None and self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(_SHARE_EVERY_S, self.flush)
+
+    def _observe_rails(self, record: Record) -> None:
+        policy, digest = record.policy, record.policy_digest[:12]
+        for rail in record.rails:
+            labels = (policy, digest, rail.rail, rail.stage, rail.outcome)
+            verdicts = self._verdicts.get(labels)
+            if verdicts is None:
+                verdicts = self._verdicts[labels] = HeldCounter(self._rails.labels(*labels))
+            verdicts.count += 1
+            times = self._rail_times.get(rail.rail)
+            if times is None:
+                child = self._rail_seconds.labels(rail.rail)
+                times = self._rail_times[rail.rail] = HeldHistogram(child, _OVERHEAD)
+            times.add(rail.duration_s)
 
     def _observe_rare(self, record: Record, model: str) -> None:
         child = self._child
@@ -177,9 +195,6 @@ class Metrics:
             child(self._errors, record.error_code).inc()
         if record.cache:
             child(self._cache, model, record.cache).inc()
-        for rail in record.rails:
-            child(self._rails, record.policy, record.policy_digest[:12], rail.rail, rail.stage, rail.outcome).inc()
-            child(self._rail_seconds, rail.rail).observe(rail.duration_s)
         for kind, count in record.redacted.items():
             child(self._redacted, kind).inc(count)
         for kind, count in record.redacted_answer.items():
@@ -197,10 +212,9 @@ class Metrics:
         """Hands what was held to the registry."""
         self._timer = None
         self._in_flight.set(self.in_flight)
-        for row in self._rows.values():
-            row.hand_over()
-        for calls in self._calls.values():
-            calls.hand_over()
+        held: list[HeldCounter | HeldHistogram | _Row] = [*self._calls.values(), *self._verdicts.values()]
+        for one in (*held, *self._rail_times.values(), *self._rows.values()):
+            one.hand_over()
 
     def _row(self, endpoint: str, model: str, status: int) -> _Row:
         row = self._rows[endpoint, model, status] = _Row(

@@ -159,7 +159,7 @@ def _spans(record: Record, writer: SpanWriter) -> Iterator[bytes]:
     end_ns = record.call_started_ns or record.ended_ns
     for rail in record.rails:
         last_ns = record.ended_ns if rail.stage == "output" else end_ns
-        yield _rail(record, place, rail, last_ns, policy, writer)
+        yield _rail(record, place, rail, last_ns, writer)
         place += 1
     if record.call_started_ns:
         yield _llm(record, place, writer)
@@ -271,23 +271,26 @@ def _llm(record: Record, place: int, writer: SpanWriter) -> bytes:
     return _span(record, place, "llm", record.call_started_ns, ended_ns, attributes, failed, writer, constant)
 
 
-def _rail(
-    record: Record, place: int, rail: RailResult, end_ns: int, policy: Mapping[str, Any], writer: SpanWriter
-) -> bytes:
-    attributes = {
-        _KIND: _GUARDRAIL,
-        "guardrail.name": rail.rail,
-        "guardrail.stage": rail.stage,
-        "guardrail.verdict": rail.outcome,
-        "guardrail.reason": rail.reason,
-        "guardrail.score": rail.score,
-        "guardrail.threshold": rail.threshold,
-        "guardrail.enforced": rail.enforced,
-        **policy,
-    }
+_RAIL_CONSTANT = (
+    _KIND,
+    "guardrail.name",
+    "guardrail.stage",
+    "guardrail.verdict",
+    "guardrail.reason",
+    "guardrail.threshold",
+    "guardrail.enforced",
+    "callgate.policy",
+    "callgate.policy_digest",
+)
+
+
+def _rail(record: Record, place: int, rail: RailResult, end_ns: int, writer: SpanWriter) -> bytes:
+    said = (rail.rail, rail.stage, rail.outcome, rail.reason, rail.threshold, rail.enforced)
+    constant = writer.constant(_RAIL_CONSTANT, (_GUARDRAIL, *said, record.policy, record.policy_digest))
     start_ns = max(record.started_ns, end_ns - int(rail.duration_s * 1e9))
     failed = "not_run" if rail.outcome == "not_run" else ""
-    return _span(record, place, f"rail.{rail.rail}", start_ns, end_ns, attributes, failed, writer)
+    score = {"guardrail.score": rail.score}
+    return _span(record, place, f"rail.{rail.rail}", start_ns, end_ns, score, failed, writer, constant)
 
 
 def _span(

@@ -195,25 +195,26 @@ def _decoded(text: str) -> Iterator[str]:
         for match in _ESCAPED.finditer(text):
             codes = [int(code, 16) for code in match[0].split("\\u") if code]
             yield _readable("".join(map(chr, codes)))
-    if len(_DIGIT.findall(text)) >= FEWEST_DIGITS:
-        yield from _numbers(text)
+    if (digits := len(_DIGIT.findall(text))) >= FEWEST_DIGITS:
+        yield from _numbers(text, digits)
     for match in _BASE64.finditer(text):
         yield _from_base64(match[0])
     yield from _ciphers(lowered)
-    pieces = _QUOTED.findall(text) if _JOINS.search(lowered) else []
-    if len(pieces) >= 2:
+    pieces = _QUOTED.findall(text)
+    if len(pieces) >= 2 and _JOINS.search(lowered):
         yield "".join(pieces)
         yield " ".join(pieces)
 
 
-def _numbers(text: str) -> Iterator[str]:
-    for match in _BINARY.finditer(text):
+def _numbers(text: str, count: int) -> Iterator[str]:
+    """What is written in codes; ``count``: digits in the text. Four letters in binary have 32, seven in decimal 14."""
+    for match in _BINARY.finditer(text) if count >= 32 else ():
         bits = "".join(match[0].split())
         yield _readable(bytes(int(bits[i : i + 8], 2) for i in range(0, len(bits) - 7, 8)).decode("latin-1"))
     for match in _HEX.finditer(text):
         digits = re.sub(r"0x|\\x|[^0-9a-fA-F]", "", match[0])
         yield _readable(bytes.fromhex(digits[: len(digits) // 2 * 2]).decode("utf-8", "replace"))
-    for match in _DECIMAL.finditer(text):
+    for match in _DECIMAL.finditer(text) if count >= 14 else ():
         yield _readable("".join(chr(int(code)) for code in re.findall(r"\d+", match[0])))
 
 
