@@ -169,18 +169,28 @@ class RolloutFollower:
             await asyncio.gather(self._task, return_exceptions=True)
 
     async def look(self) -> None:
-        """Takes over what is kept now; while Redis is away, what is known holds until its lease ends."""
+        """Takes over what is kept now. What was not renewed since it was first seen ends with the lease that it had then: while Redis is away, answers nonsense, or
+        has had its clock put back.
+        """
         models = [route.model for route in self._router.routes.values() if route.candidate is not None]
         asked_s = self._clock()
         try:
             found = await self._rollouts.read(models)
-        except StoreError:
+        except Exception as error:  # noqa: BLE001 - whatever it is, leases must still end
             found = None
+            if not isinstance(error, StoreError):
+                self._log.warning("rollouts_not_read", error=type(error).__name__)
         if found is not None:
-            self._known = {model: (one, asked_s + (one.lease_s or math.inf)) for model, one in found.items()}
+            self._known = {model: (one, self._until_s(one, asked_s)) for model, one in found.items()}
         now_s = self._clock()
         running = {model: one for model, (one, until_s) in self._known.items() if until_s > now_s}
         self._take({(m, one.candidate): one.share for m, one in running.items() if one.backend == self._backend(m)})
+
+    def _until_s(self, one: Rollout, asked_s: float) -> float:
+        until_s = asked_s + (one.lease_s or math.inf)
+        before, before_s = self._known.get(one.model, (None, math.inf))
+        renewed = before is None or msgspec.structs.replace(before, lease_s=one.lease_s) != one
+        return until_s if renewed else min(until_s, before_s)
 
     def _backend(self, model: str) -> str:
         """That of the model's candidate as it is configured now."""

@@ -61,6 +61,6 @@ class Admin:
         if status == 200 and isinstance(told, dict):
             return told
         message = told.get("error", {}).get("message", "") if isinstance(told, dict) else ""
-        if status >= 500:
+        if status >= 500 or status in (408, 429):  # of a proxy before it
             raise AdminAway(f"{self._url}: status {status} {message}".rstrip())
         raise AdminRefused(message or f"{self._url}: status {status}")

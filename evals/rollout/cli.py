@@ -99,7 +99,7 @@ def run(
         say = (lambda _: None) if machine else lambda line: typer.echo(line, err=True)
         ending = launch_rollout(options, say)
     if ending is None:
-        typer.echo("interrupted: every call goes to the champion", err=True)
+        typer.echo("interrupted; the share is given back, or ends with its lease (callgate rollout status)", err=True)
         raise typer.Exit(EXIT_BROKEN)
     if machine:
         print_json({"outcome": ending.outcome.value, "reasons": ending.reasons, "share": ending.share})

@@ -115,15 +115,17 @@ class Rollout:
         self._began = self._read = clock.now()
 
     async def run(self, report: str) -> Ending:
-        """From the first share to the end; who is cancelled gives the share back first. `report`: the digest of what it rests on. Raises AdminRefused or
+        """From the first share to the end; who is cancelled or breaks gives the share back first. `report`: the digest of what it rests on. Raises AdminRefused or
         AdminAway where it cannot even start.
         """
         plan = self._plan
         await self._door.start(plan.model, plan.owner, plan.stages[0], plan.lease_s, report)
         try:
             return await self._steps()
-        except asyncio.CancelledError:
-            await self._end(Step(Action.ROLL_BACK, ("its run was interrupted",)), 0.0, patiently=False)
+        except BaseException as error:
+            interrupted = isinstance(error, asyncio.CancelledError)
+            why = "its run was interrupted" if interrupted else f"its run broke ({type(error).__name__})"
+            await self._end(Step(Action.ROLL_BACK, (why,)), 0.0, patiently=False)
             raise
 
     async def _steps(self) -> Ending:

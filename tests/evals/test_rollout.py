@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 from typer.testing import CliRunner
 
 from evals.calibrate import Label
@@ -19,11 +21,12 @@ from evals.errors import LabelsError, RecordError
 from evals.judges.build import applies_live
 from evals.launch import launch
 from evals.report import Report, build_report, labels_digest, save_report
-from evals.rollout.admin import AdminAway, AdminRefused
+from evals.rollout.admin import Admin, AdminAway, AdminRefused
 from evals.rollout.cli import app
 from evals.rollout.live import ANSWERED, PASSED, LiveMetric, LiveScore, Reading
 from evals.rollout.page import page
 from evals.rollout.run import Ending, Outcome, Rollout, RolloutPlan, metrics_of
+from evals.target import open_session
 from evals.types import PromoteWhen, Verdict
 from tests.evals.tiny import Served, options
 
@@ -255,6 +258,30 @@ async def test_who_is_interrupted_gives_the_share_back_first() -> None:
     with pytest.raises(asyncio.CancelledError):
         await play(world)
     assert (world.ended, world.share) == ([("rolled_back", "its run was interrupted")], 0.0)
+
+
+async def test_a_run_that_breaks_gives_the_share_back_first() -> None:
+    def full(told: Mapping[str, Any]) -> None:
+        raise OSError("no space left")
+
+    world = World()
+    with pytest.raises(OSError, match="no space left"):
+        await Rollout(PLAN, METRICS, world, world, world, full).run("sha256:0")
+    assert (world.ended, world.share) == ([("rolled_back", "its run broke (OSError)")], 0.0)
+
+
+@pytest.mark.parametrize(
+    ("status", "error"), [(429, AdminAway), (503, AdminAway), (401, AdminRefused), (409, AdminRefused)]
+)
+async def test_a_proxy_that_asks_to_wait_is_no_word_of_the_gateway(status: int, error: type[Exception]) -> None:
+    async def say(request: web.Request) -> web.Response:
+        return web.json_response({"error": {"message": "not now"}}, status=status)
+
+    door = web.Application()
+    door.router.add_post("/admin/rollouts/m/clear", say)
+    async with TestServer(door) as server, open_session(2) as session:
+        with pytest.raises(error, match="not now"):
+            await Admin(str(server.make_url("")), session, "a-token").clear("m")
 
 
 @pytest.mark.parametrize(

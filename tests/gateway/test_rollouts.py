@@ -151,6 +151,35 @@ async def test_workers_follow_a_share_until_its_lease_ends_even_when_redis_is_aw
         await one.aclose()
 
 
+async def test_a_lease_ends_on_the_workers_clock_whatever_redis_says(redis_url: str) -> None:
+    store = RedisStore(redis_url)
+    kept, clock = Rollouts(store), Clock()
+    made, of = split(0.0)
+    follower = RolloutFollower(store, made, clock=clock)
+
+    async def strange(models: list[str]) -> dict[str, Rollout]:
+        raise RuntimeError("a client that is broken")
+
+    await kept.start(rollout(0.5), 60)
+    await follower.look()
+    clock.now_s = 59.0
+    await follower.look()  # Redis' clock was put back: it still says 60 seconds
+    assert made.share(of) == 0.5
+    clock.now_s = 61.0
+    await follower.look()
+    assert made.share(of) == 0
+    await kept.move(rollout(0.5, at="2026-11-27T12:01:00+00:00"), 60)
+    await follower.look()
+    assert made.share(of) == 0.5
+    follower._rollouts.read = strange  # type: ignore[method-assign]
+    await follower.look()
+    assert made.share(of) == 0.5
+    clock.now_s = 122.0
+    await follower.look()
+    assert made.share(of) == 0
+    await store.aclose()
+
+
 async def test_only_its_own_run_moves_a_rollout_anybody_may_end_it_and_what_is_over_stays_over(redis_url: str) -> None:
     store = RedisStore(redis_url)
     kept = Rollouts(store)
