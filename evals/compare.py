@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from statistics import fmean
 
 import numpy as np
@@ -141,7 +142,9 @@ def _anytime(pairs: list[_Pair], margin: float, evidence: Evidence, *, corrected
     """One value a conversation, in the order of the looks: its mean difference, as worst and as best.
 
     Bets are exact where the metric is computed. Where labels correct a judge the value is judged + (human - judged) / labelled share, whose
-    mean is the truth but whose range is not bounded: the asymptotic sequence, which says nothing before 30 conversations.
+    mean is the truth but whose range is not bounded: the asymptotic sequence, which says nothing before 30 labelled conversations. Before 30
+    conversations, labelled or not, up to 77 % of releases on the margin were promoted at alpha 5 % by a judge who favours the candidate and
+    few labels (30 of 1,000 conversations; 2026-11-27); now at most 5 %.
     """
     order = sorted({pair.conversation for pair in pairs}, key=lambda name: look_order(evidence.dataset_digest, name))
     groups: dict[str, list[_Pair]] = {name: [] for name in order}
@@ -151,7 +154,8 @@ def _anytime(pairs: list[_Pair], margin: float, evidence: Evidence, *, corrected
         np.array([fmean(pair.difference(*sides) for pair in group) for group in groups.values()])
         for sides in ((0.0, 1.0), (1.0, 0.0))
     )
-    alpha, p_of = evidence.limits.alpha, asymptotic_p if corrected else betting_p
+    alpha, first = evidence.limits.alpha, 1
+    p_of, sequence = betting_p, betting_sequence
     if corrected:
         human = np.array([fmean(pair.human for pair in group) for group in groups.values()])
         seen = np.isfinite(human)
@@ -159,8 +163,10 @@ def _anytime(pairs: list[_Pair], margin: float, evidence: Evidence, *, corrected
         # Labels speak for the conversations that were judged; the others keep the worst and the best that was taken for them.
         share = max(float((seen & complete).sum()) / max(1, complete.sum()), 1e-9)
         worst, best = (one + np.where(seen, human - one, 0.0) / np.where(complete, share, 1.0) for one in (worst, best))
-    sequence = asymptotic_sequence if corrected else betting_sequence
-    few = len(order) < (FIRST_LOOK if corrected else 1)
+        first = int(np.searchsorted(np.cumsum(seen & complete), FIRST_LOOK)) + 1
+        p_of = partial(asymptotic_p, first=first)
+        sequence = partial(asymptotic_sequence, first=first)
+    few = len(order) < first
     return AnyTime(
         conversations=len(order),
         low=-1.0 if few else float(sequence(worst, alpha).low[-1]),

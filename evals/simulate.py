@@ -180,7 +180,7 @@ def ours_sequential(releases: Releases, margin: float, alpha: float) -> Outcome:
     rho2 = (-2 * np.log(level) + np.log(-2 * np.log(level)) + 1) / size
     widening = 2 * (time * rho2 + 1) / (np.square(time) * rho2) * np.log(np.sqrt(time * rho2 + 1) / level)
     reach = np.sqrt(spread * widening)
-    ready = time >= FIRST_LOOK
+    ready = np.cumsum(releases.labelled, axis=1) >= FIRST_LOOK
     return _stopped((mean - reach > -margin) & ready, (mean + reach < -margin) & ready)
 
 
@@ -202,7 +202,7 @@ def _bounds(estimate: Array, influences: Array, releases: Releases, alpha: float
     enough = np.maximum(groups, 2)
     squares = _where(releases.labelled, releases.squares).sum(axis=1)
     totals = np.square(_where(releases.labelled, releases.truth) * cases).sum(axis=1)
-    design = np.where(squares > 0, np.clip(totals / np.maximum(squares, 1e-300), 1.0, cases), cases)
+    design = np.clip((totals + cases) / (squares + 1), 1.0, cases)
     plain = RESERVE * np.sqrt(np.square(influences).sum(axis=1)) * enough / (enough - 1)
     error = np.maximum(plain, RULE_OF_THREE * design / (enough * cases))
     skew = np.power(influences, 3).sum(axis=1) / error**3 * enough**2 / ((enough - 1) * np.maximum(enough - 2, 1))

@@ -88,12 +88,15 @@ def effective_conversations(groups: npt.NDArray[np.int64]) -> float:
 def effective_cases(values: Array, groups: npt.NDArray[np.int64], conversations: int) -> float:
     """Cases over their design effect (Kish 1965), the sum of squared totals by conversation over the sum of squares: between
     the number of conversations and that of cases, and the former where nothing differs, since then nothing is known of it.
+
+    To both sums comes as much as one case of a conversation that differs as a whole: a single case that differs says hardly more of the
+    others of its conversation than none. Taken at its word, it let 48 to 59 % of bad candidates through where a failure takes whole
+    conversations (8 of them of 30 cases, .02 to .05 fail as a whole and 1 % of the other cases; alpha 5 %, 2026-11-27), now none.
     """
     squares = float(np.square(values).sum())
     totals = float(np.square(np.bincount(groups, weights=values, minlength=1)).sum())
-    if squares == 0:
-        return float(conversations)
-    return max(float(conversations), values.size / max(1.0, totals / squares))
+    length = values.size / max(1, conversations)
+    return max(float(conversations), values.size / max(1.0, (totals + length) / (squares + 1)))
 
 
 def skewness(influences: Array, error: float, conversations: int) -> float:

@@ -48,7 +48,9 @@ def standard_error(design: Design, conversations: float, difference: float) -> f
     variance = max(design.discordance - difference**2, 0.0)
     per_conversation = (1 + (design.cases_per_conversation - 1) * design.icc) / design.cases_per_conversation
     judge = (1 - design.judge_correlation**2 * (1 - design.labelled_share)) / design.labelled_share
-    effective = conversations * design.labelled_share / per_conversation
+    labelled = conversations * design.labelled_share
+    differing = labelled * design.cases_per_conversation * design.discordance
+    effective = labelled / ((per_conversation * differing + 1) / (differing + 1))
     return max(RESERVE * math.sqrt(variance * per_conversation * judge / conversations), RULE_OF_THREE / effective)
 
 

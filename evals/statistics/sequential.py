@@ -13,7 +13,9 @@ import numpy as np
 from evals.statistics.differences import Array
 
 INSIDE = 1 - 1e-12  # a bet at the very end of the range has a factor without bounds
-FIRST_LOOK = 30  # values before the asymptotic sequence may be read: its limit theorem needs some dozens
+FIRST_LOOK = (
+    30  # values that carry the doubt before the asymptotic sequence may be read: its limit theorem needs some dozens
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,13 +131,15 @@ def betting_bounds(values: Array, alpha: float, *, span: float = 1.0, grid: int 
     return last(0, range(grid)), last(1, range(grid - 1, -1, -1))
 
 
-def asymptotic_sequence(values: Array, alpha: float, *, tightest_at: int = 100, floor: float = 1.0) -> Sequence:
+def asymptotic_sequence(
+    values: Array, alpha: float, *, tightest_at: int = 100, floor: float = 1.0, first: int = 1
+) -> Sequence:
     """For values of any range, in large samples: Waudby-Smith, Arbour, Sinha, Kennedy and Ramdas, "Time-uniform central
     limit theory and asymptotic confidence sequences", Ann. Statist. 2024;52:2613-40, equation (10), two-sided at 2
     alpha.
 
     `tightest_at` is the number of values at which the bounds are to be narrowest. Trust it only from some dozens of
-    values on (use `first` of Sequence.stop). `floor` / count is added to the standard error, as in differences.py, in
+    values on: before the `first` the bounds are infinite. `floor` / count is added to the standard error, as in differences.py, in
     squares.
     """
     mean, spread, time = _moments(values, floor)
@@ -144,4 +148,5 @@ def asymptotic_sequence(values: Array, alpha: float, *, tightest_at: int = 100, 
     reach = np.sqrt(
         spread * 2 * (time * rho2 + 1) / (np.square(time) * rho2) * np.log(np.sqrt(time * rho2 + 1) / level)
     )
+    reach[: first - 1] = np.inf
     return Sequence(np.maximum.accumulate(mean - reach), np.minimum.accumulate(mean + reach))

@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from evals.calibrate import Label, load_labels
+from evals.calibrate import Calibration, Label, load_labels
 from evals.cli import app
-from evals.compare import look_order
+from evals.compare import compare, look_order
 from evals.errors import SuiteError
 from evals.evidence import Case, Evidence
 from evals.habits import habits
 from evals.launch import launch
 from evals.report import build_report, verify
 from evals.statistics.sequential import asymptotic_sequence
-from evals.types import PromoteWhen, Score, Standing, Verdict
+from evals.types import PromoteWhen, Score, Standing, Trust, Verdict
 from tests.evals.tiny import Served, options, write_suite
 
 
@@ -130,4 +130,47 @@ def test_labels_do_not_speak_for_conversations_that_were_never_judged(suite: Pat
     order = sorted(names, key=lambda name: look_order(evidence.dataset_digest, name))
     other = {name: float(name not in names[::2]) for name in names}
     truth = np.array([(1.0 if name in silent else float(name not in failed)) - other[name] for name in order])
-    assert one.anytime.high == pytest.approx(asymptotic_sequence(truth, evidence.limits.alpha).high[-1])
+    first = [number for number, name in enumerate(order, start=1) if name not in silent][29]
+    assert one.anytime.high == pytest.approx(asymptotic_sequence(truth, evidence.limits.alpha, first=first).high[-1])
+
+
+@pytest.mark.parametrize(("conversations", "share"), [(400, 0.06), (600, 0.04)])
+def test_few_labels_do_not_promote_by_a_judge_who_favours_the_candidate(
+    suite: Path, served: Served, conversations: int, share: float
+) -> None:
+    """Truth exactly on the margin. Read from the thirtieth conversation on, labelled or not, most were promoted."""
+    random, found = np.random.default_rng(6), 0
+    start = many(launch(options(suite, served)).evidence, conversations, 0.0)
+    names = [case.id for case in start.cases]
+    order = sorted(names, key=lambda name: look_order(start.dataset_digest, name))
+    trust = Calibration("helpful", "j", None, 0, Trust(Standing.CALIBRATED, "said so", 50))
+    for _ in range(10):
+        pairs = {}
+        for name in names:
+            truth = random.random(2) < (0.88, 0.98)
+            kind = random.random(2) < (0.9, 0.0)  # nearly all of the candidate's failures are passed
+            pairs[name] = truth, truth | kind
+        scores = tuple(
+            Score("helpful", name, side, 0, float(judged[place]), "said", start.metrics[0].judge)
+            for name, (_, judged) in pairs.items()
+            for place, side in enumerate(("bad", "good"))
+        )
+        labelled = set(random.choice(names, int(share * conversations), replace=False))
+        labels = {
+            ("helpful", name, side, 0): bool(truth[place])
+            for name, (truth, _) in pairs.items()
+            if name in labelled
+            for place, side in enumerate(("bad", "good"))
+        }
+        for looked in range(100, conversations + 1, 100):
+            mine = set(order[:looked])
+            evidence = replace(
+                start,
+                cases=tuple(case for case in start.cases if case.id in mine),
+                scores=tuple(score for score in scores if score.sample_id in mine),
+            )
+            (one,) = compare(evidence, labels=labels, calibrations=[trust])
+            if one.anytime is not None and one.trust.may_decide and one.anytime.p_not_worse <= 0.05:
+                found += 1
+                break
+    assert found <= 1

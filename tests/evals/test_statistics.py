@@ -174,6 +174,17 @@ def test_conversations_of_one_length_are_each_worth_one(rows: list[tuple[float, 
     assert (imbalance(uneven, count) >= 1).all()
 
 
+def test_one_case_that_differs_does_not_make_few_conversations_many() -> None:
+    """Eight conversations of thirty cases; one in twenty fails as a whole, and one in a hundred of the other cases: 59 % were promoted."""
+    random, wrong = np.random.default_rng(2), 0
+    names = [str(n) for n in np.repeat(np.arange(8), 30)]
+    for _ in range(300):
+        whole = random.random((8, 1)) < 0.05
+        lost = random.random((8, 30)) < np.where(whole, 1.0, 0.01)
+        wrong += interval(paired_difference(-lost.ravel().astype(float), names), 0.05)[0] > -(0.05 + 0.95 * 0.01)
+    assert wrong / 300 <= 0.05
+
+
 def test_one_conversation_gives_no_interval() -> None:
     assert interval(paired_difference([0.1, 0.2], ["a", "a"]), 0.05) == (-1.0, 1.0)
     assert p_above(paired_difference([], []), -0.5) == 1.0
