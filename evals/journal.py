@@ -23,12 +23,12 @@ class Journal:
     def __init__(
         self, path: Path, entries: dict[str, dict[str, Any]], descriptor: int, lost_usd: tuple[Decimal, ...] = ()
     ) -> None:
-        """`lost_usd`: what each request that an earlier process began and never ended may have cost at most."""
+        """`lost_usd`: what each request of an earlier process cost that left no reply; of one that never ended, what it may have cost at most."""
         self.lost_usd = lost_usd
         self._path = path
-        self._entries = entries
+        self._entries = {key: entry["reply"] for key, entry in entries.items()}
         self._descriptor = descriptor
-        self._uncounted = set(entries)
+        self._uncounted = {key: Decimal(entry.get("cost_usd", 0)) for key, entry in entries.items()}
 
     @classmethod
     def open(cls, path: Path) -> Journal:
@@ -49,7 +49,9 @@ class Journal:
                     lost += [] if before is None else [before]
                     begun[entry["key"]] = Decimal(entry["worst_usd"])
                 elif entry["reply"] is not None:
-                    entries[entry["key"]] = entry["reply"]
+                    entries[entry["key"]] = entry
+                elif cost := Decimal(entry.get("cost_usd", 0)):
+                    lost.append(cost)
             except (ValueError, KeyError, TypeError, ArithmeticError) as error:
                 raise RecordError(f"{path}:{number}: not a journal line; delete the file to start anew") from error
         descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
@@ -61,23 +63,20 @@ class Journal:
     def get(self, key: str) -> Mapping[str, Any] | None:
         return self._entries.get(key)
 
-    def count_once(self, key: str) -> bool:
-        """True the first time for a reply that was here when the journal was opened: an earlier, dead process paid for it."""
-        if key not in self._uncounted:
-            return False
-        self._uncounted.remove(key)
-        return True
+    def count_once(self, key: str) -> Decimal | None:
+        """What a reply cost that was here when the journal was opened, the first time: an earlier, dead process paid for it."""
+        return self._uncounted.pop(key, None)
 
     def begin(self, key: str, worst_usd: Decimal) -> None:
-        """Before a request: what it may cost at most. Ended by `put`, or by `end` where there is no reply to keep."""
+        """Before every attempt: what it may cost at most. Ended by `put`, or by `end` where there is no reply to keep."""
         self._write({"key": key, "worst_usd": str(worst_usd)})
 
-    def put(self, key: str, reply: dict[str, Any]) -> None:
+    def put(self, key: str, reply: dict[str, Any], cost_usd: Decimal = Decimal(0)) -> None:
         self._entries[key] = reply
-        self._write({"key": key, "reply": reply})
+        self._write({"key": key, "reply": reply, "cost_usd": str(cost_usd)})
 
-    def end(self, key: str) -> None:
-        self._write({"key": key, "reply": None})
+    def end(self, key: str, cost_usd: Decimal) -> None:
+        self._write({"key": key, "reply": None, "cost_usd": str(cost_usd)})
 
     def _write(self, entry: dict[str, Any]) -> None:
         os.write(self._descriptor, json.dumps(entry, ensure_ascii=False).encode() + b"\n")

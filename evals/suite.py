@@ -36,6 +36,7 @@ By = Literal[
 
 
 SHIPPED = Path(__file__).parent / "suites"
+_LENGTHS = frozenset({"max_tokens", "max_completion_tokens"})
 
 
 class _Strict(BaseModel):
@@ -155,6 +156,20 @@ class SuiteModel(_Strict):
                     )
         if self.limits.promote_when is PromoteWhen.BETTER and not any(m.primary and m.decides for m in self.metrics):
             raise ValueError("promote_when better needs at least one metric with primary: true that decides")
+        return self
+
+    @model_validator(mode="after")
+    def _priced(self) -> SuiteModel:
+        """Dollars are no limit, and no metric, on a model whose price nobody names, nor on a reply of any length."""
+        limited = self.budget.max_cost_usd is not None
+        asked: list[tuple[str, TargetModel | JudgeModel]] = [*self.targets.items()]
+        if limited or any(metric.check == "cost" for metric in self.metrics):
+            for name, model in [*asked, *(self.judges.items() if limited else ())]:
+                if "price" not in model.model_fields_set:
+                    free = "{prompt_usd: 0, completion_usd: 0}"
+                    raise ValueError(f"dollars need the price of {name!r}; of a model of your own, price: {free}")
+                if limited and model.price.completion_usd and not _LENGTHS & model.parameters.keys():
+                    raise ValueError(f"budget.max_cost_usd needs max_tokens in the parameters of {name!r}")
         return self
 
 

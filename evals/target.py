@@ -16,6 +16,7 @@ from decimal import Decimal
 from typing import Any, Protocol
 
 import aiohttp
+import msgspec
 
 from evals.digests import digest
 from evals.errors import TargetError
@@ -62,8 +63,10 @@ class Budget:
         self.cost_usd = Decimal(0)
 
     def share(self, count: int) -> Budget:
-        """What one of `count` shards may spend, so that together they keep the limit; at least one request."""
-        requests = None if self._max_requests is None else max(1, self._max_requests // count)
+        """What one of `count` shards may spend, so that together they keep the limit. Raises ValueError for fewer requests than shards."""
+        if self._max_requests is not None and self._max_requests < count:
+            raise ValueError(f"max_requests {self._max_requests} cannot be shared by {count} shards")
+        requests = None if self._max_requests is None else self._max_requests // count
         return Budget(max_requests=requests, max_cost_usd=None if self._max_cost is None else self._max_cost / count)
 
     def reserve(self, worst_usd: Decimal) -> bool:
@@ -155,28 +158,23 @@ class ChatClient:
         price = price or Price()
         known = self._journal.get(key)
         if known is not None:
-            return self._recalled(key, known, price)
-        # A token is at least one byte, so bytes bound the prompt; without max_tokens the model's usual limit is assumed.
-        worst = price.of(len(json.dumps(body).encode()), int(body.get("max_tokens") or 4096))
+            return self._recalled(key, known)
+        # A token is at least one byte, so bytes bound the prompt.
+        worst = price.of(len(json.dumps(body).encode()), _most_completion_tokens(body))
         async with self._slots:
             if not self.budget.reserve(worst):
                 return Reply(error=BUDGET_SPENT)
-            self._journal.begin(key, worst)
-            reply = await self._persist(body, price, worst)
-        if reply.error is None:
-            self._journal.put(key, asdict(reply))
-        else:
-            self._journal.end(key)
-        return reply
+            return await self._persist(key, body, price, worst)
 
-    def _recalled(self, key: str, known: Mapping[str, Any], price: Price) -> Reply:
+    def _recalled(self, key: str, known: Mapping[str, Any]) -> Reply:
         self.from_journal += 1
         calls = tuple(
             ToolCall(c["name"], tuple((k, v) for k, v in c["arguments"])) for c in known.get("tool_calls", ())
         )
         reply = Reply(**{**known, "from_cache": True, "tool_calls": calls})
-        if self._journal.count_once(key) and not self._kept_for_later_runs:
-            self.budget.count(price.of(reply.prompt_tokens, reply.completion_tokens))
+        paid_usd = self._journal.count_once(key)
+        if paid_usd is not None and not self._kept_for_later_runs:
+            self.budget.count(paid_usd)
         return reply
 
     async def embed(self, model: str, texts: Sequence[str], *, version: str) -> list[list[float]] | str:
@@ -206,7 +204,7 @@ class ChatClient:
         self._journal.put(key, {"vectors": vectors})
         return vectors
 
-    async def _persist(self, body: dict[str, Any], price: Price, worst: Decimal) -> Reply:
+    async def _persist(self, key: str, body: dict[str, Any], price: Price, worst: Decimal) -> Reply:
         """Attempts under one deadline, with full jitter between them and Retry-After obeyed; the first one is reserved already."""
         end_s = self._around.now_s() + self._patience.deadline_s
         reply = Reply(error="no attempt was made")
@@ -215,11 +213,16 @@ class ChatClient:
                 return Reply(error=BUDGET_SPENT)
             retry_after: float | None = None
             cost = worst  # an attempt that broke off half way may have been billed in full
+            self._journal.begin(key, worst)
             try:
                 reply, retry_after = await self._attempt(body, end_s)
                 cost = worst if _usage_is_unknown(reply) else price.of(reply.prompt_tokens, reply.completion_tokens)
             finally:
                 self.budget.settle(worst, cost)
+            if reply.error is None:
+                self._journal.put(key, asdict(reply), cost)
+            else:
+                self._journal.end(key, cost)
             if retry_after is None:
                 return reply
             ceiling = min(self._patience.max_backoff_s, self._patience.backoff_s * 2**attempt)
@@ -251,7 +254,13 @@ class ChatClient:
         reply = _read(status, raw, (self._around.now_s() - started_s) * 1000)
         if reply.error is None or status not in _RETRY:
             return reply, None
-        return reply, float(retry_after) if retry_after.isdigit() else 0.0
+        return reply, float(retry_after) if retry_after.isascii() and retry_after.isdigit() else 0.0
+
+
+def _most_completion_tokens(body: Mapping[str, Any]) -> int:
+    """What the request allows, for each of its choices; where it sets no limit the models' usual one is assumed."""
+    limits = [int(body.get(name) or 0) for name in ("max_tokens", "max_completion_tokens")]
+    return (max(limits) or 4096) * int(body.get("n") or 1)
 
 
 def _usage_is_unknown(reply: Reply) -> bool:
@@ -279,17 +288,29 @@ def _read(status: int, raw: bytes, latency_ms: float) -> Reply:
     try:
         choice = document["choices"][0]
         calls = tuple(_tool_call(call) for call in choice["message"].get("tool_calls") or ())
-        text, reason, usage = (
-            choice["message"].get("content") or "",
-            choice["finish_reason"],
-            document.get("usage") or {},
-        )
-        tokens = int(usage.get("prompt_tokens", 0)), int(usage.get("completion_tokens", 0))
-    except (KeyError, IndexError, TypeError, AttributeError, ValueError):
+        text, reason = choice["message"].get("content") or "", choice["finish_reason"]
+    except (KeyError, IndexError, TypeError, AttributeError, ValueError, RecursionError):
         return Reply(error=f"http {status}: the reply is not an OpenAI chat completion")
     if not isinstance(text, str):
         return Reply(error=f"http {status}: the content of the reply is not a text")
-    return Reply(text, reason == "content_filter", reason, None, *tokens, latency_ms, tool_calls=calls)
+    tokens = _tokens(document.get("usage"))
+    reply = Reply(text, reason == "content_filter", reason, None, *tokens, latency_ms, tool_calls=calls)
+    return reply if _can_be_kept(reply) else Reply(error=f"http {status}: the reply holds what JSON cannot")
+
+
+def _tokens(usage: Any) -> tuple[int, int]:
+    """Of prompt and completion; none of both where the server does not say, or says what cannot be: a count below 0 would make money."""
+    counts = [usage.get(name) if isinstance(usage, dict) else None for name in ("prompt_tokens", "completion_tokens")]
+    prompt, completion = (count if type(count) is int and 0 <= count < 1 << 53 else None for count in counts)
+    return (0, 0) if prompt is None or completion is None else (prompt, completion)
+
+
+def _can_be_kept(reply: Reply) -> bool:
+    """False for half a character or NaN, which would stop the run when it is written down."""
+    try:
+        return msgspec.json.decode(msgspec.json.encode(reply), type=Reply) == reply
+    except (ValueError, msgspec.MsgspecError, RecursionError):
+        return False
 
 
 def _tool_call(call: Any) -> ToolCall:

@@ -165,6 +165,9 @@ class Check:
         judge = f"{self.id}@{self.version}"
         if answer.error is not None:
             return not_scored(self.metric, answer, judge, reason=f"no answer: {answer.error}")
+        untold = answer.prompt_tokens == 0 == answer.completion_tokens and not answer.blocked
+        if self.kind in ("tokens", "cost") and untold:
+            return not_scored(self.metric, answer, judge, reason="the server did not say how many tokens it took")
         if self.most is not None:
             amount, unit = AMOUNTS[self.kind](sample, answer)
             return scored(self.metric, answer, judge, float(amount <= self.most), reason=f"{amount:g} {unit}")

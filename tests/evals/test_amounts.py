@@ -33,6 +33,24 @@ async def test_an_amount_is_good_up_to_its_bound(kind: str, least: float) -> Non
     assert Check("m", kind, least).id != Check("m", kind, least * 2).id
 
 
+@pytest.mark.parametrize("kind", ["tokens", "cost"])
+async def test_a_server_that_tells_no_usage_is_not_the_cheapest(kind: str) -> None:
+    silent = replace(TAKEN, completion_tokens=0, cost_usd=Decimal(0))
+    assert (await Check("m", kind, 1.0).score(SAMPLE, silent)).value is None
+
+
+def test_dollars_need_prices_and_a_length(suite: Path) -> None:
+    """A target without a price cost nothing, and so spent what it liked."""
+    for text, fault in (
+        (SUITE + "budget: {max_cost_usd: 1}\n", "price of 'good'"),
+        (SUITE.replace("check: length", "check: cost, most: 1"), "price of 'good'"),
+        (SUITE.replace("model: m,", "model: m, price: {completion_usd: 1},") + "budget: {max_cost_usd: 1}\n", "max_tokens in the parameters of 'good'"),
+    ):  # fmt: skip
+        (suite / "suite.yaml").write_text(text)
+        with pytest.raises(SuiteError, match=fault):
+            load_suite(suite)
+
+
 async def test_repeats_are_drawn_anew_and_cost_what_their_tokens_cost(
     double: Double, make_client: ClientFactory
 ) -> None:
@@ -55,7 +73,10 @@ def test_a_bound_belongs_to_amounts_alone(suite: Path) -> None:
 
 
 def test_a_report_tells_money_prompts_position_bias_panels_and_what_is_missing(suite: Path, served: Served) -> None:
-    text = SUITE.replace("good: {model: m,", "good: {model: m, price: {prompt_usd: 1000, completion_usd: 1000},")
+    text = SUITE.replace("model: m, system", "model: m, price: {prompt_usd: 0}, system")
+    text = text.replace(
+        "good: {model: m, price: {prompt_usd: 0},", "good: {model: m, price: {prompt_usd: 1000, completion_usd: 1000},"
+    )
     text = text.replace("judges:", "  - {name: paired, judge: p, by: pairwise, decides: false}\n"
                         "  - {name: cheap, check: cost, most: 0.001, decides: false}\n"
                         "  - {name: voted, panel: [j, k], decides: false}\njudges:\n"

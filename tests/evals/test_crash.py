@@ -63,6 +63,9 @@ def test_both_processes_together_keep_the_money_limit(suite: Path, served: Serve
         "bad: {model: m,", "bad: {model: m, price: {completion_usd: 500000}, parameters: {max_tokens: 2},", 1
     )
     priced = priced.replace("  good: {model: m,", "  good: {model: m, parameters: {max_tokens: 2},", 1)
+    priced = priced.replace("version: other}", "version: other, price: {}}").replace(
+        "j: {model: m,", "j: {model: m, price: {},"
+    )
     (suite / "suite.yaml").write_text(priced + "budget: {max_cost_usd: 50}\n")  # a dollar an answer
     run_and_kill(suite, served, 30)
     kept = replies(suite)

@@ -131,3 +131,5 @@ def test_shards_together_keep_the_money_limit() -> None:
             budget.settle(Decimal("0.1"), Decimal("0.1"))
             granted += 1
     assert granted == 8
+    with pytest.raises(ValueError, match="cannot be shared"):
+        Budget(max_requests=2).share(4)

@@ -160,7 +160,7 @@ def test_what_was_under_way_when_a_process_died_is_remembered_at_its_worst(tmp_p
     for key in "abc":
         journal.begin(key, Decimal(2))
     journal.put("a", {"text": "x"})
-    journal.end("b")
+    journal.end("b", Decimal(0))
     journal.close()
     journal = Journal.open(path)
     assert (journal.lost_usd, len(journal)) == ((Decimal(2),), 1)
@@ -168,6 +168,69 @@ def test_what_was_under_way_when_a_process_died_is_remembered_at_its_worst(tmp_p
     journal.put("c", {"text": "y"})
     journal.close()
     assert Journal.open(path).lost_usd == (Decimal(2),)
+
+
+async def test_a_next_process_counts_what_failed_attempts_and_untold_replies_cost_the_last(
+    double: Any, make_client: Any
+) -> None:
+    """Until then a killed run had its whole limit again for every attempt that broke off, and every reply that told no usage."""
+    price = Price(Decimal(1000), Decimal(1000))
+    worst = price.of(len(json.dumps(BODY).encode()), 10)
+    untold = {"choices": [{"message": {"content": "x"}, "finish_reason": "stop"}]}
+    script = [web.Response(text="<html>", status=200), web.Response(text="x", status=503), web.json_response(untold)]
+    double.script = lambda body, number: script[number - 1]
+    budget = Budget(max_cost_usd=Decimal(100))
+    for _ in range(2):  # a fault is asked again by the next ask
+        await make_client(budget=budget).ask(BODY, version="1", repeat=0, price=price)
+    assert budget.cost_usd == 2 * worst
+    later = Budget(max_cost_usd=Decimal(100))
+    client = make_client(budget=later)
+    assert client._journal.lost_usd == (worst,)
+    assert (await client.ask(BODY, version="1", repeat=0, price=price)).from_cache
+    assert later.cost_usd == worst
+
+
+@pytest.mark.parametrize(
+    "usage",
+    [{"prompt_tokens": -(10**9), "completion_tokens": 5}, {"prompt_tokens": 1e400, "completion_tokens": 1}, {"prompt_tokens": None}, [], "free"],
+)  # fmt: skip
+async def test_a_server_that_lies_about_usage_makes_no_money(double: Any, make_client: Any, usage: Any) -> None:
+    """A count below zero gave the whole limit back, as often as the server liked."""
+    answer = {"choices": [{"message": {"content": "x"}, "finish_reason": "stop"}], "usage": usage}
+    double.script = lambda body, number: web.Response(text=json.dumps(answer), content_type="application/json")
+    budget, price = Budget(max_cost_usd=Decimal(100)), Price(Decimal(1000), Decimal(1000))
+    found = await make_client(budget=budget).ask(BODY, version="1", repeat=0, price=price)
+    assert (found.text, found.prompt_tokens, found.completion_tokens) == ("x", 0, 0)
+    assert budget.cost_usd == price.of(len(json.dumps(BODY).encode()), 10)
+
+
+@pytest.mark.parametrize(("parameters", "tokens"), [({"max_completion_tokens": 9000}, 9000), ({"n": 3}, 30)])
+async def test_the_worst_case_is_what_the_request_allows(
+    double: Any, make_client: Any, parameters: Any, tokens: int
+) -> None:
+    price = Price(Decimal(0), Decimal(1_000_000))
+    budget = Budget(max_cost_usd=Decimal(tokens) - 1)
+    found = await make_client(budget=budget).ask({**BODY, **parameters}, version="1", repeat=0, price=price)
+    assert found.error == "budget: the limit of the suite is reached"
+    assert not double.seen
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        '{"content": "half a character: \\ud83d"}',
+        '{"content": "", "tool_calls": [{"function": {"name": "f", "arguments": "{\\"x\\": NaN}"}}]}',
+        '{"content": "", "tool_calls": [{"function": {"name": "f", "arguments": "' + "[" * 100_000 + '"}}]}',
+    ],
+    ids=["surrogate", "nan", "deep"],
+)
+async def test_a_reply_that_cannot_be_written_down_is_one_fault_and_not_the_end_of_the_run(
+    double: Any, make_client: Any, message: str
+) -> None:
+    """Each of these ended a run, or its report, with everything that was paid for; and again when it was continued."""
+    text = '{"choices": [{"message": ' + message + ', "finish_reason": "stop"}]}'
+    double.script = lambda body, number: web.Response(text=text, content_type="application/json")
+    assert "http 200" in ((await make_client().ask(BODY, version="1", repeat=0)).error or "")
 
 
 @pytest.mark.parametrize(
