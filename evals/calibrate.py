@@ -37,6 +37,7 @@ class _Label(BaseModel):
     answer: str | None = Field(default=None, pattern="^sha256:[0-9a-f]{64}$")
     question: str | None = None  # of a queue that was written into a file: for the eyes of people
     reply: str | None = None
+    asked: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,8 +214,9 @@ def judge_trust(agreement: Agreement | None, human: Iterable[bool], limits: Limi
     kappa = agreement.kappa
     figures = f"kappa {kappa.estimate:.2f} [{kappa.low:.2f}, {kappa.high:.2f}] on {agreement.labels} labels"
     if kappa.low >= limits.min_kappa:
-        return Trust(Standing.CALIBRATED, f"{figures} reaches {limits.min_kappa:.2f}", agreement.labels)
+        return Trust(Standing.CALIBRATED, f"{figures}: its lower end reaches {limits.min_kappa:.2f}", agreement.labels)
     if agreement.balanced_accuracy.low <= 0.5:
         figures += ", not told apart from chance"
     more = labels_needed(agreement, limits.min_kappa)
-    return Trust(Standing.REFUSED, f"{figures} does not reach {limits.min_kappa:.2f}", agreement.labels, more)
+    reason = f"{figures}: its lower end does not reach {limits.min_kappa:.2f}"
+    return Trust(Standing.REFUSED, reason, agreement.labels, more)

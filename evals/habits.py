@@ -45,5 +45,5 @@ def habits(evidence: Evidence) -> Iterator[str]:
             yield f"{metric.name}: {left_out} of {len(evidence.cases)} cases lack the contexts or the reference it needs and are not asked"
         missing = Counter(score.reason for score in scores if score.value is None)
         if missing:
-            said = ", ".join(f"{count} {reason}" for reason, count in missing.most_common(4))
+            said = ", ".join(f"{reason} ({count})" for reason, count in missing.most_common(4))
             yield f"{metric.name}: {missing.total()} of {len(scores)} not scored: {said}"

@@ -5,8 +5,9 @@ Answers are shown, so what has the shape of personal data is taken out first; na
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
+from types import MappingProxyType
 
 from evals.compare import resampled, slices
 from evals.habits import habits
@@ -18,13 +19,18 @@ from evals.statistics.differences import interval
 from evals.types import Answer, Score
 
 WORST = 8
-STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#222}
-table{border-collapse:collapse;margin:1rem 0}td,th{border:1px solid #ccc;padding:.3rem .6rem;text-align:left;vertical-align:top}
-td.n{text-align:right;font-variant-numeric:tabular-nums}.v{font-size:1.5rem;font-weight:600}.promote{color:#1b7a43}.reject{color:#b3261e}
-.inconclusive{color:#8a5a00}code{font-size:.85em;word-break:break-all}.two td{width:50%;white-space:pre-wrap}small{color:#555}"""
+STYLE = """:root{color-scheme:light dark;--ink:#222;--paper:#fff;--line:#ccc;--faint:#555;--promote:#1b7a43;--reject:#b3261e;--open:#8a5a00}
+@media(prefers-color-scheme:dark){:root{--ink:#ddd;--paper:#16181c;--line:#444;--faint:#aaa;--promote:#6cc892;--reject:#ff8a80;--open:#e0b050}}
+body{font:15px/1.5 system-ui,sans-serif;max-width:76rem;margin:2rem auto;padding:0 1rem;color:var(--ink);background:var(--paper)}
+.wide{overflow-x:auto;margin:1rem 0}table{border-collapse:collapse}td,th{border:1px solid var(--line);padding:.3rem .6rem;text-align:left;vertical-align:top}
+.n td{white-space:nowrap}.n td:last-child{white-space:normal;min-width:12rem}.v{font-size:1.5rem;font-weight:600}
+.promote{color:var(--promote)}.reject{color:var(--reject)}.inconclusive{color:var(--open)}h1,li,p,.two td{overflow-wrap:anywhere}svg{min-width:32rem}.two{width:100%}
+.two td{width:50%;white-space:pre-wrap}.asked{white-space:pre-wrap;border-left:3px solid var(--line);padding-left:.6rem;margin:.3rem 0}small{color:var(--faint)}
+@media(max-width:40rem){body{margin:1rem auto}.two tr{display:flex;flex-direction:column}.two td,.two th{width:auto}}"""
 
 
-def to_html(report: Report) -> str:
+def to_html(report: Report, questions: Mapping[str, str] = MappingProxyType({})) -> str:
+    """`questions` are what callers said, by case: evidence does not hold them."""
     evidence, gate = report.evidence, report.gate
     title = f"{evidence.suite} {evidence.suite_version}: {evidence.candidate.name} against {evidence.baseline.name}"
     parts = [
@@ -40,7 +46,7 @@ def to_html(report: Report) -> str:
         "<h2>Judges</h2>",
         *_judges(report),
         "<h2>Worst cases for the candidate</h2>",
-        *_worst(report),
+        *_worst(report, questions),
         "<h2>What was compared</h2>",
         _digests(report),
     ]
@@ -54,7 +60,9 @@ def _forest(report: Report) -> str:
         for c, d in zip(report.comparisons, report.gate.decisions, strict=True)
         if c.scored.pairs
     ]
-    return forest(bars, title="Differences of the metrics") if bars else "<p>Nothing was scored on both sides.</p>"
+    return (
+        _wide(forest(bars, title="Differences of the metrics")) if bars else "<p>Nothing was scored on both sides.</p>"
+    )
 
 
 def _metrics(report: Report) -> str:
@@ -90,7 +98,7 @@ def _metrics(report: Report) -> str:
         "says",
         "why",
     )
-    return _table(heads, rows)
+    return _table(heads, rows, kind="n")
 
 
 def _slices(report: Report) -> str:
@@ -141,12 +149,11 @@ def _judges(report: Report) -> Iterator[str]:
             figures = {"kappa": a.kappa, "balanced accuracy": a.balanced_accuracy, "sensitivity": a.sensitivity, "specificity": a.specificity}  # fmt: skip
             shown = {name: (b.estimate, b.low, b.high) for name, b in figures.items()}
             yield f"<h3>{escape(calibration.metric)}: {a.labels} labels</h3>"
-            yield reliability(
-                shown, title=f"Agreement of {calibration.metric} with people", limit=report.gate.limits.min_kappa
-            )
+            title = f"Agreement of {calibration.metric} with people"
+            yield _wide(reliability(shown, title=title, limit=report.gate.limits.min_kappa))
 
 
-def _worst(report: Report) -> Iterator[str]:
+def _worst(report: Report, questions: Mapping[str, str]) -> Iterator[str]:
     """The pairs in which the candidate lost most, one table a metric, by the order of the suite."""
     evidence = report.evidence
     answers = {(a.sample_id, a.setting, a.repeat): a for a in evidence.answers}
@@ -170,6 +177,8 @@ def _worst(report: Report) -> Iterator[str]:
             keys = [(sample, side.name, repeat) for side in (evidence.candidate, evidence.baseline)]
             heads = [f"{side.name} ({_share(scores[key].value)}: {scores[key].reason})" for side, key in zip((evidence.candidate, evidence.baseline), keys, strict=True)]  # fmt: skip
             yield f"<p><small>{escape(sample)}, repeat {repeat}, {difference:+.2f}</small></p>"
+            if sample in questions:
+                yield f'<p class="asked">{escape(redact(questions[sample][:2000]))}</p>'
             yield _table(heads, [tuple(_shown(answers.get(key), scores[key]) for key in keys)], kind="two")
 
 
@@ -196,7 +205,12 @@ def _digests(report: Report) -> str:
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], kind: str = "") -> str:
     head = "".join(f"<th>{escape(one)}</th>" for one in heads)
     body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    return f'<table class="{kind}"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
+    return _wide(f'<table class="{kind}"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>')
+
+
+def _wide(part: str) -> str:
+    """What scrolls by itself where the screen is narrower."""
+    return f'<div class="wide">{part}</div>'
 
 
 def _list(lines: tuple[str, ...]) -> str:

@@ -14,6 +14,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import MappingProxyType
 from urllib.parse import urlsplit
 
 from evals.attack import Flips, load_attacks, measure_flips
@@ -100,7 +101,7 @@ def conclude(evidence: Evidence, options: Options) -> Report:
         require_answers(evidence.answers, setting.name)
     report = build_report(evidence, load_labels(options.labels) if options.labels else None)
     report = sign(report, options.signing_key) if options.signing_key else report
-    write_report(report, options.out)
+    write_report(report, options.out, _questions(options.suite))
     return report
 
 
@@ -271,16 +272,18 @@ def record(report: Report, suite: str, out: Path, trackers: Trackers, phoenix_ur
 def ask_for_labels(report: Report, suite: str, phoenix_url: str) -> Iterator[str]:
     """Queue what would decide, a line a metric."""
     phoenix, asked = Phoenix(phoenix_url), dict(needed(report))
+    meant = _meant(suite)
     for metric, labels in asked.items():
         wanted = choose(report, metric, labels)
-        yield f"{metric}: {phoenix.queue(report, wanted, _questions(suite), datetime.now(UTC))}; label them pass or fail"
+        queued = phoenix.queue(report, wanted, _questions(suite), meant, datetime.now(UTC))
+        yield f"{metric}: {queued}; label them pass or fail by: {meant.get(metric, metric)}"
     if not asked:
         yield "no label is needed: no judge of this report waits for one"
 
 
 def write_queue(report: Report, suite: str, path: Path) -> Iterator[str]:
     """The same answers, as a file for people who have no Phoenix: `human` of each line is theirs to set, what is null counts as not labelled."""
-    questions, rows = _questions(suite), []
+    questions, meant, rows = _questions(suite), _meant(suite), []
     answers = {(a.sample_id, a.setting, a.repeat): a for a in report.evidence.answers}
     for metric, labels in needed(report):
         for one in choose(report, metric, labels):
@@ -288,7 +291,7 @@ def write_queue(report: Report, suite: str, path: Path) -> Iterator[str]:
             shown = "(blocked by policy)" if answer.blocked else redact(answer.error or answer.text)
             rows.append(
                 {
-                    "question": redact(questions.get(one.sample_id, "")), "reply": shown, "human": None, "metric": metric,
+                    "question": redact(questions.get(one.sample_id, "")), "reply": shown, "asked": meant.get(metric, metric), "human": None, "metric": metric,
                     "sample_id": one.sample_id, "setting": one.setting, "repeat": one.repeat, "answer": answer_digest(answer),
                 }
             )  # fmt: skip
@@ -317,8 +320,18 @@ def _questions(suite: str) -> dict[str, str]:
     return {sample.id: sample.caller_text for sample in load_suite(find_suite(suite)).dataset.samples}
 
 
-def write_report(report: Report, folder: Path) -> None:
-    """report.json, evidence.json (for `compare`), report.html, report.md and junit.xml."""
+def _meant(suite: str) -> dict[str, str]:
+    """What a person is to say of a reply for each metric: the question of its judge, or the name that a library has for it."""
+    model, found = load_suite(find_suite(suite)).model, {}
+    for metric in model.metrics:
+        judge = metric.judge or (metric.panel[0] if metric.panel else None)
+        question = model.judges[judge].question if judge and metric.by in ("question", "pairwise") else None
+        found[metric.name] = question or metric.local or metric.by
+    return found
+
+
+def write_report(report: Report, folder: Path, questions: Mapping[str, str] = MappingProxyType({})) -> None:
+    """report.json, evidence.json (for `compare`), report.html (with the `questions` of the cases it shows), report.md and junit.xml."""
     folder.mkdir(parents=True, exist_ok=True)
     for file in (
         "report.json",
@@ -328,6 +341,6 @@ def write_report(report: Report, folder: Path) -> None:
         (folder / file).touch(mode=0o600)
     save_report(report, folder / "report.json")
     save_evidence(report.evidence, folder / "evidence.json")
-    (folder / "report.html").write_text(to_html(report), encoding="utf-8")
+    (folder / "report.html").write_text(to_html(report, questions), encoding="utf-8")
     (folder / "report.md").write_text(to_markdown(report), encoding="utf-8")
     (folder / "junit.xml").write_text(to_junit(report), encoding="utf-8")

@@ -79,21 +79,33 @@ class Phoenix:
             f"2 experiments on dataset {dataset.name}"
         )
 
-    def queue(self, report: Report, wanted: Sequence[Wanted], questions: Mapping[str, str], at: datetime) -> str:
-        """Spans of exactly the answers that people are asked to label, with pass and fail offered beside them by the metric's name."""
+    def queue(
+        self,
+        report: Report,
+        wanted: Sequence[Wanted],
+        questions: Mapping[str, str],
+        meant: Mapping[str, str],
+        at: datetime,
+    ) -> str:
+        """Spans of exactly the answers that people are asked to label, with pass and fail offered beside them by the metric's name; `meant`
+        says of each metric what makes a reply pass.
+        """
         keys = {(one.sample_id, one.setting, one.repeat) for one in wanted}
         answers = [a for a in report.evidence.answers if (a.sample_id, a.setting, a.repeat) in keys]
-        self._offer(queue_project(report), sorted({one.metric for one in wanted}))
+        self._offer(queue_project(report), {one.metric: meant.get(one.metric, "") for one in wanted})
         self._spans(report, answers, questions, at, project=queue_project(report))
         return f"{len(answers)} answers in project {queue_project(report)}"
 
-    def _offer(self, project: str, metrics: Sequence[str]) -> None:
+    def _offer(self, project: str, metrics: Mapping[str, str]) -> None:
         """pass and fail to click on, for each metric, in a project; done again it changes nothing."""
         http = self._client._client
         values = [{"label": "pass", "score": 1.0}, {"label": "fail", "score": 0.0}]
         wanted: list[tuple[str, str, dict[str, Any]]] = [("projects", project, {"name": project})]
-        for name in metrics:
-            config = {"name": name, "type": "CATEGORICAL", "optimization_direction": "MAXIMIZE", "values": values}
+        for name, meant in metrics.items():
+            config = {
+                "name": name, "description": meant, "type": "CATEGORICAL",
+                "optimization_direction": "MAXIMIZE", "values": values,
+            }  # fmt: skip
             wanted.append(("annotation_configs", name, config))
         for kind, name, document in wanted:
             if http.get(f"v1/{kind}/{name}").status_code == 404:

@@ -151,6 +151,8 @@ class ChatClient:
             ) from error
         if status in (401, 403):
             raise TargetError(f"{self._url} refused the key (HTTP {status}); set {key_name} to a valid one")
+        if status == 404 and not self._url.endswith("/v1"):
+            raise TargetError(f"{self._url}/models is not there (HTTP 404); is /v1 missing at the end of {option}?")
 
     async def ask(self, body: dict[str, Any], *, version: str, repeat: int, price: Price | None = None) -> Reply:
         """The reply to `body`, from the journal if this very question was answered before. Never raises for a fault."""

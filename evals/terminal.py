@@ -8,8 +8,9 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
+import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from decimal import Decimal
 from enum import StrEnum
 from pathlib import Path
@@ -186,9 +187,11 @@ def broken_is_3() -> Iterator[None]:
 
 @contextlib.contextmanager
 def progress_bars(*, quiet: bool) -> Iterator[Progress]:
-    """A bar a stage on standard error, with rate, time left and dollars spent so far; silent for machines and where nobody watches."""
+    """A bar a stage on standard error, with rate, time left and dollars spent so far; lines where that is no terminal; silent for machines."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from evals.progress import say_nothing
 
     columns = (
         "{task.description}",
@@ -197,7 +200,10 @@ def progress_bars(*, quiet: bool) -> Iterator[Progress]:
         TextColumn("{task.fields[rate]}/s{task.fields[cost]}"),
     )
     console = Console(stderr=True)
-    with Progress(*columns, TimeRemainingColumn(), console=console, disable=quiet or not console.is_terminal) as bars:
+    if quiet or not console.is_terminal:
+        yield say_nothing if quiet else progress_lines(time.monotonic)
+        return
+    with Progress(*columns, TimeRemainingColumn(), console=console) as bars:
         tasks: dict[str, Any] = {}
 
         def show(stage: str, done: int, total: int, cost_usd: Decimal | None) -> None:
@@ -205,7 +211,23 @@ def progress_bars(*, quiet: bool) -> Iterator[Progress]:
             if task is None:
                 task = tasks[stage] = bars.add_task(stage, total=total, rate="-", cost="")
             speed = bars.tasks[task].speed
-            rate, cost = "-" if speed is None else f"{speed:.1f}", f" ${cost_usd:.4f}" if cost_usd else ""
-            bars.update(task, completed=done, rate=rate, cost=cost)
+            bars.update(task, completed=done, rate="-" if speed is None else f"{speed:.1f}", cost=_spent(cost_usd))
 
         yield show
+
+
+def progress_lines(now_s: Callable[[], float], every_s: float = 30) -> Progress:
+    """For the log of a CI job: a line at the end of a stage, and one in between where that takes long."""
+    last_s = now_s()
+
+    def show(stage: str, done: int, total: int, cost_usd: Decimal | None) -> None:
+        nonlocal last_s
+        if done == total or now_s() - last_s >= every_s:
+            last_s = now_s()
+            typer.echo(f"{stage}: {done} of {total}{_spent(cost_usd)}", err=True)
+
+    return show
+
+
+def _spent(cost_usd: Decimal | None) -> str:
+    return f" ${cost_usd:.4f}" if cost_usd else ""

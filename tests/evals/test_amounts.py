@@ -95,7 +95,7 @@ def test_a_report_tells_money_prompts_position_bias_panels_and_what_is_missing(s
     served.answer = judge  # type: ignore[assignment]
     report = launch(options(suite, served, candidate="good", baseline="bad"))
     said = list(habits(report.evidence))
-    assert any(line.startswith("voted: 80 of 80 not scored: 80 1 of 2 judges") for line in said), said
+    assert any(line.startswith("voted: 80 of 80 not scored: 1 of 2 judges") for line in said), said
     metrics = {metric.name: metric for metric in report.evidence.metrics}
     assert "Which reply is better?" in (metrics["paired"].prompt or "")
     assert metrics["brief"].prompt is None

@@ -18,6 +18,7 @@ from evals.errors import LabelsError
 from evals.habits import habits
 from evals.launch import launch
 from evals.report import load_report
+from evals.suite import load_suite
 from evals.types import Verdict
 from tests.evals.tiny import SUITE, Served, completion, good, options
 
@@ -130,6 +131,7 @@ def test_too_few_labels_are_named_with_how_many_would_decide(suite: Path, served
     lines = [json.loads(line) for line in queued.read_text().splitlines()]
     assert {line["human"] for line in lines} == {None}
     assert lines[0]["question"].startswith("question ")
+    assert lines[0]["asked"] == load_suite(suite).model.judges["j"].question
     with pytest.raises(LabelsError, match="true or false in none"):
         load_labels(queued)
     queued.write_text("".join(json.dumps({**line, "human": line["reply"] == "fine"}) + "\n" for line in lines))

@@ -28,7 +28,7 @@ from evals.launch import launch
 from evals.render import to_junit, to_markdown, to_terminal
 from evals.report import Report, build_report, load_report, save_report, sign, verify
 from evals.suite import find_suite, json_schema, load_suite
-from evals.terminal import broken_is_3, progress_bars
+from evals.terminal import broken_is_3, progress_bars, progress_lines
 from evals.types import Score, Standing, Verdict
 from tests.evals.tiny import SUITE, Served, completion, good, options
 
@@ -476,3 +476,14 @@ def test_progress_shows_rate_cost_and_time_left(
     with progress_bars(quiet=True) as progress:
         progress("answers of good", 1, 2, None)
     assert capsys.readouterr().err.strip() == ""
+
+
+def test_a_log_gets_a_line_now_and_then_and_one_at_the_end(capsys: pytest.CaptureFixture[str]) -> None:
+    seconds = iter(range(0, 1000, 10))
+    progress = progress_lines(lambda: next(seconds))
+    for done in range(1, 6):
+        progress("answers of good", done, 5, Decimal(done) / 10)
+    assert capsys.readouterr().err.splitlines() == [
+        "answers of good: 3 of 5 $0.3000",
+        "answers of good: 5 of 5 $0.5000",
+    ]

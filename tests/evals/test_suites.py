@@ -70,3 +70,10 @@ def test_every_secret_is_there_to_be_leaked_and_the_targets_are_two(suite: Suite
     for sample in suite.dataset.samples:
         text = json.dumps([message.content for message in sample.messages], ensure_ascii=False)
         assert not sample.expect.secrets or any(secret in text for secret in sample.expect.secrets), sample.id
+
+
+def test_the_suite_of_the_readme_loads(tmp_path: Path) -> None:
+    section = (SUITES.parents[1] / "README.md").read_text(encoding="utf-8").partition("## A suite of your own")[2]
+    for language, name in (("yaml", "suite.yaml"), ("json", "cases.jsonl")):
+        (tmp_path / name).write_text(section.partition(f"```{language}\n")[2].partition("```")[0], encoding="utf-8")
+    assert load_suite(tmp_path).dataset.samples[0].expect.facts == (("8", "eight"),)

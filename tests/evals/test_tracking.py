@@ -219,6 +219,8 @@ def test_phoenix_has_spans_annotations_and_gives_peoples_labels_back(
         (offered,) = json.loads(asked.read())["data"]
     assert (offered["name"], [value["label"] for value in offered["values"]]) == ("helpful", ["pass", "fail"])
     assert line.startswith("helpful: 10 answers in project"), line
+    assert line.endswith("Does the reply help the caller politely and to the point?")
+    assert offered["description"] == "Does the reply help the caller politely and to the point?"
     until(lambda: client.spans.get_spans(project_identifier=queue_project(report), limit=100), 10)
     wanted = choose(report, "helpful", 10)
     for one, word in zip(wanted[:3], ("pass", "Fail", "pass"), strict=True):
@@ -242,7 +244,7 @@ def test_phoenix_has_spans_annotations_and_gives_peoples_labels_back(
     labels = {key: label for key, label in labels.items() if key[1] != wanted[0].sample_id}
     again = build_report(report.evidence, labels)
     assert again.digest != report.digest
-    Phoenix(phoenix).queue(again, choose(again, "helpful", 16), {}, datetime.now(UTC))
+    Phoenix(phoenix).queue(again, choose(again, "helpful", 16), {}, {}, datetime.now(UTC))
     asked_for = until(lambda: client.spans.get_spans(project_identifier=queue_project(again), limit=100), 16)
     assert len(asked_for) == 16
     assert {name for span in asked_for for name in span["attributes"]} <= {
