@@ -53,6 +53,7 @@ gate_app = typer.Typer(
     cls=UsageIs3,
     subcommand_metavar="",
     invoke_without_command=True,
+    context_settings={"allow_interspersed_args": True},  # a group else takes what follows FILE for a subcommand
     epilog="Exit codes: 0 promote, 1 reject, 2 inconclusive, 3 usage or broken.",
 )
 

@@ -327,6 +327,8 @@ def _meant(suite: str) -> dict[str, str]:
         judge = metric.judge or (metric.panel[0] if metric.panel else None)
         question = model.judges[judge].question if judge and metric.by in ("question", "pairwise") else None
         found[metric.name] = question or metric.local or metric.by
+        if metric.by == "pairwise":
+            found[metric.name] += " (of the two replies to one question the better one passes, the other fails)"
     return found
 
 

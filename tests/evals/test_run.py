@@ -19,7 +19,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from evals.calibrate import Label, answer_digest, calibrate, load_labels
-from evals.cli import app
+from evals.cli import app, gate_app
 from evals.compare import resampled, slices
 from evals.errors import LabelsError, RecordError, SuiteError
 from evals.evidence import Evidence, load_evidence, merge, save_evidence
@@ -451,6 +451,8 @@ def test_calibrate_plan_and_simulate_speak_to_machines(suite: Path, served: Serv
     assert (impossible.exit_code, "discordance is 0.2" in impossible.output) == (3, True)
     unsigned = invoke("gate", path, CALLGATE_EVAL_KEY="")
     assert (unsigned.exit_code, "the signature was not checked" in unsigned.output) == (1, True)
+    after = CliRunner().invoke(gate_app, [str(path), "--json"])  # `callgate gate`, an option behind the file
+    assert (after.exit_code, json.loads(after.stdout)["verdict"]) == (1, "reject")
 
 
 def test_the_digest_of_a_report_does_not_hold_time(suite: Path, served: Served) -> None:
