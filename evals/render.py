@@ -10,6 +10,7 @@ from xml.etree import ElementTree
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -47,10 +48,9 @@ def to_terminal(report: Report) -> RenderableType:
         table.add_column(head, justify="left" if number in (0, 5) else "right", no_wrap=True)
     for comparison, decision in zip(report.comparisons, gate.decisions, strict=True):
         table.add_row(*(Text(cell) for cell in _row(comparison, decision)))
-    lines = [Text(gate.verdict.value.upper(), style=f"bold {_COLOURS[gate.verdict]}")]
-    lines += [Text(f"  {reason}") for reason in gate.reasons]
-    lines += [Text(f"  {line}", style="dim") for line in _notes(report)]
-    return Group(table, *lines)
+    verdict = Text(gate.verdict.value.upper(), style=f"bold {_COLOURS[gate.verdict]}")
+    lines = [Text(reason) for reason in gate.reasons] + [Text(line, style="dim") for line in _notes(report)]
+    return Group(table, verdict, *(Padding(line, (0, 0, 0, 2), expand=False) for line in lines))
 
 
 def _notes(report: Report) -> list[str]:
