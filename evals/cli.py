@@ -7,7 +7,9 @@ more).
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -135,8 +137,9 @@ def run(
     if report is None:
         typer.echo("this shard is done, others are not yet; the last one to finish writes the report", err=True)
         return
-    for line in record(report, suite, out, Trackers(mlflow, wandb, model_version), phoenix):
-        typer.echo(line, err=True)
+    with contextlib.redirect_stdout(sys.stderr):  # where trackers greet; standard output is the report's
+        for line in record(report, suite, out, Trackers(mlflow, wandb, model_version), phoenix):
+            typer.echo(line, err=True)
     typer.echo(
         f"{out / 'report.html'} shows it, with report.json (for `callgate gate`), report.md and junit.xml", err=True
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
@@ -453,6 +453,21 @@ def test_calibrate_plan_and_simulate_speak_to_machines(suite: Path, served: Serv
     assert (unsigned.exit_code, "the signature was not checked" in unsigned.output) == (1, True)
     after = CliRunner().invoke(gate_app, [str(path), "--json"])  # `callgate gate`, an option behind the file
     assert (after.exit_code, json.loads(after.stdout)["verdict"]) == (1, "reject")
+
+
+def test_a_tracker_that_greets_leaves_standard_output_to_the_report(
+    suite: Path, served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def greet(*_: object) -> Iterator[str]:
+        print("View run at: http://127.0.0.1:1")
+        yield "told"
+
+    monkeypatch.setattr("evals.launch.record", greet)
+    done = invoke(
+        "run", suite, "--url", served.url, "--candidate", "good", "--baseline", "bad", "--out", suite / "o", "--json"
+    )
+    assert json.loads(done.stdout)["gate"]["verdict"] == "promote"
+    assert "View run at" in done.stderr
 
 
 def test_the_digest_of_a_report_does_not_hold_time(suite: Path, served: Served) -> None:
