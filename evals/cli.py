@@ -165,7 +165,7 @@ def _work(options: Options, shards: int, engine: Engine, ray_address: str, progr
         index = os.environ.get("JOB_COMPLETION_INDEX", "")
         if not index.isdigit() or int(index) >= shards:
             raise ValueError(f"--engine job needs JOB_COMPLETION_INDEX below --shards {shards}, not {index!r}")
-        return launch_pod(options, int(index), shards)
+        return launch_pod(options, int(index), shards, progress)
     if shards > 1 or engine is Engine.RAY:
         from evals.shards import launch_shards
 

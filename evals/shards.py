@@ -49,14 +49,14 @@ def launch_part(options: Options, index: int, count: int, progress: Progress | N
     return mine.out / "evidence.json"
 
 
-def launch_pod(options: Options, index: int, count: int) -> Report | None:
+def launch_pod(options: Options, index: int, count: int, progress: Progress | None = None) -> Report | None:
     """Shard `index` (0-based), for a pod: its evidence goes to a folder that all pods of this run, and no other run, share.
 
     Whoever finds the shards complete joins them, so the last pod to finish returns the report and the others None.
     """
     mine = part(options, index, count)
     if not (mine.out / "evidence.json").is_file():  # a pod that is started again has nothing left to ask
-        save_evidence(gather(mine), mine.out / "evidence.json")
+        save_evidence(gather(mine, progress), mine.out / "evidence.json")
         (mine.out / "journal.jsonl").unlink(missing_ok=True)
     files = [part(options, other, count).out / "evidence.json" for other in range(count)]
     if not all(file.is_file() for file in files):

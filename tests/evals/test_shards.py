@@ -68,7 +68,9 @@ def test_the_pods_of_a_job_give_the_report_of_one_and_the_last_of_them_writes_it
     whole: Report, suite: Path, served: Served
 ) -> None:
     one = options(suite, served)
-    reports = [launch_pod(one, index, 4) for index in (2, 0, 3, 1)]
+    stages: list[str] = []
+    reports = [launch_pod(one, index, 4, lambda stage, *_: stages.append(stage)) for index in (2, 0, 3, 1)]
+    assert "answers of good" in stages
     assert reports[:3] == [None, None, None]
     assert reports[3] is not None
     assert reports[3].digest == whole.digest
