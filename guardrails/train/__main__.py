@@ -13,7 +13,7 @@ from pathlib import Path
 
 from guardrails.train.card import card_of
 
-DETECTORS = ("harm", "indirect", "injection", "ner", "promises", "topic", "toxicity")
+DETECTORS = ("harm", "indirect", "injection", "ner", "promises", "topic", "toxicity", "unusual")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -317,7 +317,7 @@ def test_the_digest_rests_on_the_weights_that_are_used(tmp_path: Path, monkeypat
     models = Path(shutil.copytree(parts.MODELS, tmp_path / "models"))
     monkeypatch.setattr(parts, "MODELS", models)
     shipped = load_policy(SHIPPED).digest
-    for name in ("ner", "injection"):
+    for name in ("ner", "injection", "unusual"):
         with (models / name / "weights.npz").open("ab") as weights:
             weights.write(b"\0")
         changed = load_policy(SHIPPED).digest
