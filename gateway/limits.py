@@ -19,6 +19,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from msgspec import Struct
+
 from gateway.errors import RateLimited, StoreUnavailable
 from gateway.stores import RedisScript, RedisStore, StoreError
 from gateway.types import Caller
@@ -72,8 +74,7 @@ LEASED_FROM = (
 LEASE_IDLE_S = 1.0  # a lease that was not used this long goes back
 
 
-@dataclass(frozen=True, slots=True)
-class Grant:
+class Grant(Struct, frozen=True):
     """What a request may spend, and what is left after it. ``None``: that limit does not apply."""
 
     caller: Caller

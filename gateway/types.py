@@ -99,8 +99,7 @@ class Route:
     candidate: Deployment | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(msgspec.Struct, frozen=True):
     """``cached`` of the prompt's tokens came from the backend's prefix cache; ``reasoning`` of the completion's were thought, not said.
 
     Both are None where the backend does not say.

@@ -13,6 +13,8 @@ from collections import Counter, OrderedDict
 from collections.abc import Sequence
 from dataclasses import replace
 
+from msgspec import structs
+
 from guardrails.added import AddedData
 from guardrails.changing import hashed, masked
 from guardrails.detectors import asked, spoken, spoken_links
@@ -143,7 +145,7 @@ class Redactor:
         """
         redaction = await self._redact_once(segments, one_way)
         for _ in range(MOST_PASSES if one_way else 0):
-            result = [replace(each, text=text) for each, text in zip(segments, redaction.texts, strict=True)]
+            result = [structs.replace(each, text=text) for each, text in zip(segments, redaction.texts, strict=True)]
             again = await self._redact_once(result, one_way)
             if again.texts == redaction.texts:
                 break

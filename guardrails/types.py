@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from msgspec import Struct
+
 Form = Literal["plain", "json"]
 
 
@@ -31,8 +33,7 @@ class PersonalDataBlocked(GuardrailError):
         super().__init__(f"the policy blocks requests that contain {', '.join(self.kinds)}")
 
 
-@dataclass(frozen=True, slots=True, repr=False)
-class Segment:
+class Segment(Struct, frozen=True):
     """One text of a conversation, in order.
 
     ``form="json"`` says that the text is the source of a JSON document (arguments of a tool call): values inside its
@@ -47,8 +48,7 @@ class Segment:
         return f"Segment({self.role}, {self.form}, {len(self.text)} characters)"
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(Struct, frozen=True):
     """Where one value of a kind was found; offsets are characters of the original text, end exclusive."""
 
     kind: str

@@ -7,8 +7,9 @@ by deltas (content of choice 0, arguments of its second tool call, ...). It does
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any, Literal
+
+from msgspec import Struct
 
 from gateway.types import ChatRequest, Chunk, Json
 from gateway.wire.documents import Document, FileName, Participant, Text, declared, unknown
@@ -16,8 +17,7 @@ from gateway.wire.documents import Document, FileName, Participant, Text, declar
 Form = Literal["plain", "json"]
 
 
-@dataclass(frozen=True, slots=True)
-class Slot:
+class Slot(Struct, frozen=True):
     """One text of a request, and who says it. ``form`` json: the text is itself a JSON document. ``prose``: a turn that rails may rewrite."""
 
     where: Text | Document

@@ -7,7 +7,6 @@ weigh more than a short one. It reads plain texts (see normalise.plain) and know
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from zlib import crc32
 
@@ -17,6 +16,10 @@ from numpy.typing import NDArray
 BUCKETS = 1 << 16  # for words, and as many for bytes
 SEGMENT_CHARS = 300
 _UNIT = re.compile(r"[^\W_]+(?:'[a-z]+)?|[^\w\s]")
+_PAIR, _APART, _TRIPLE = map(np.uint64, (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9))
+_BYTE, _FOUR, _FIVE = map(np.uint64, (8, 1 << 41, 1 << 42))
+_SHIFTS = [np.uint64(bits) for bits in (30, 27, 48)]
+_FACTORS = [np.uint64(factor) for factor in (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)]
 _BORDER = re.compile(r"(?<=[.!?;:\n])\s+|\n")
 
 
@@ -83,33 +86,32 @@ def _word_buckets(plain: str) -> NDArray[np.int64]:
         return np.empty(0, dtype=np.int64)
     each = " ".join(units).encode("utf-8", "surrogatepass").split(b" ")  # no unit holds a space
     one = np.fromiter(map(crc32, each), dtype=np.uint64, count=len(each))
-    two = one[:-1] * np.uint64(0x9E3779B97F4A7C15) + one[1:]
-    apart = one[:-2] * np.uint64(0xC2B2AE3D27D4EB4F) + one[2:]
-    three = two[:-1] * np.uint64(0x165667B19E3779F9) + one[2:]
-    return _buckets((one, two, apart, three))
+    two = one[:-1] * _PAIR + one[1:]
+    apart = one[:-2] * _APART + one[2:]
+    three = two[:-1] * _TRIPLE + one[2:]
+    return _buckets(np.concatenate((one, two, apart, three)))
 
 
 def _char_buckets(plain: str) -> NDArray[np.int64]:
     codes = np.frombuffer(f" {plain} ".encode("utf-8", "surrogatepass"), dtype=np.uint8).astype(np.uint64)
     if len(codes) < 5:
         return np.empty(0, dtype=np.int64)
-    pairs = (codes[:-1] << np.uint64(8)) | codes[1:]
-    three = (pairs[:-1] << np.uint64(8)) | codes[2:]
-    four = (three[:-1] << np.uint64(8)) | codes[3:]
-    five = (four[:-1] << np.uint64(8)) | codes[4:]
-    return _buckets((three, four + np.uint64(1 << 41), five + np.uint64(1 << 42))) + BUCKETS
+    pairs = (codes[:-1] << _BYTE) | codes[1:]
+    three = (pairs[:-1] << _BYTE) | codes[2:]
+    four = (three[:-1] << _BYTE) | codes[3:]
+    five = (four[:-1] << _BYTE) | codes[4:]
+    return _buckets(np.concatenate((three, four + _FOUR, five + _FIVE))) + BUCKETS
 
 
-def _buckets(hashes: Sequence[NDArray[np.uint64]]) -> NDArray[np.int64]:
-    """Distinct buckets of 64-bit values (the finisher of splitmix64, then the top 16 bits)."""
-    mixed = np.concatenate(hashes)
-    mixed ^= mixed >> np.uint64(30)
-    mixed *= np.uint64(0xBF58476D1CE4E5B9)
-    mixed ^= mixed >> np.uint64(27)
-    mixed *= np.uint64(0x94D049BB133111EB)
-    found: NDArray[np.int64] = (mixed >> np.uint64(48)).astype(np.int64)
+def _buckets(mixed: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """Distinct buckets of 64-bit values, which it changes (the finisher of splitmix64, then the top 16 bits)."""
+    mixed ^= mixed >> _SHIFTS[0]
+    mixed *= _FACTORS[0]
+    mixed ^= mixed >> _SHIFTS[1]
+    mixed *= _FACTORS[1]
+    found = (mixed >> _SHIFTS[2]).astype(np.uint32)  # sorted in half the time of 64 bits
     found.sort()
     keep = np.empty(len(found), dtype=bool)
     keep[:1] = True
     np.not_equal(found[1:], found[:-1], out=keep[1:])
-    return found[keep]
+    return found[keep].astype(np.int64)

@@ -43,7 +43,9 @@ class Reading:
         self.context = context
         self._embed = embed
         self.glances: dict[object, Any] = {}  # by the first stage that looked (guardrails/detectors/cascade.py)
-        self._vectors: dict[int, asyncio.Future[NDArray[np.float32]]] = {}
+        self._runs: dict[
+            int, tuple[asyncio.Future[NDArray[np.float32]], int]
+        ] = {}  # of pieces: a run and the row in it
 
     @cached_property
     def plain(self) -> str:
@@ -80,23 +82,18 @@ class Reading:
         """
         if self._embed is None:
             raise RuntimeError("this rail needs embeddings; set embedding.enabled")
-        new = [place for place in places if place not in self._vectors]
+        new = [place for place in places if place not in self._runs]
         if new:
-            waiting = asyncio.ensure_future(self._embed([self.pieces[place] for place in new]))
-            for row, place in enumerate(new):
-                self._vectors[place] = asyncio.ensure_future(_row(waiting, row))
-        return np.stack([await asyncio.shield(self._vectors[place]) for place in places])
+            run = asyncio.ensure_future(self._embed([self.pieces[place] for place in new]))
+            self._runs |= {place: (run, row) for row, place in enumerate(new)}
+        found = [self._runs[place] for place in places]
+        return np.stack([(await asyncio.shield(run))[row] for run, row in found])
 
     async def embedded(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Unit vectors of other plain texts made from this one. Raises: as ``vectors``."""
         if self._embed is None:
             raise RuntimeError("this rail needs embeddings; set embedding.enabled")
         return await self._embed(texts)
-
-
-async def _row(waiting: asyncio.Future[NDArray[np.float32]], row: int) -> NDArray[np.float32]:
-    vector: NDArray[np.float32] = (await asyncio.shield(waiting))[row]
-    return vector
 
 
 class Remembered(Generic[Score]):

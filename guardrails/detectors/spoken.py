@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+
+from msgspec import structs
 
 from guardrails.detectors.view import View
 from guardrails.types import Finding
@@ -152,7 +154,7 @@ def in_original(found: Finding, view: View, corrected: Sequence[tuple[int, int]]
     for low, high in corrected:
         if min(end, high) - max(start, low) > FULL_RUN * (high - low):
             start, end = min(start, low), max(end, high)
-    return replace(found, start=start, end=end, reason=f"spoken: {found.reason}")
+    return structs.replace(found, start=start, end=end, reason=f"spoken: {found.reason}")
 
 
 def _runs(text: str, spoken: bool = True) -> Iterator[Run]:

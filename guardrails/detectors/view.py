@@ -9,7 +9,6 @@ import re
 import unicodedata
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 
 import msgspec
@@ -30,8 +29,7 @@ SHAPE_DASHES = dict.fromkeys("\u2010\u2011\u2012\u2013\u2014\u2015\u2212\ufe58\u
 SHAPE_MARKS = {"\u2018": "'", "\u2019": "'", "\u201c": '"', "\u201d": '"', "\uff20": "@", "\ufe6b": "@", "\uff0e": "."}
 
 
-@dataclass(frozen=True, slots=True, repr=False)
-class View:
+class View(msgspec.Struct, frozen=True):
     """Text to analyse. ``starts``/``ends`` give each character's place in the original; None where they are the same.
 
     ``joints`` are positions that a finding must not cross (borders between the strings of a JSON document), ``bare``
@@ -45,6 +43,9 @@ class View:
     joints: Sequence[int] = ()
     bare: frozenset[int] = frozenset()
     names: frozenset[int] = frozenset()
+
+    def __repr__(self) -> str:
+        return f"View({len(self.text)} characters)"
 
     def in_a_name(self, start: int) -> bool:
         """Whether the text at a position is the name of a field."""
