@@ -2,7 +2,8 @@
 
 The CPU of each thread is read from /proc under load. What the main thread did with its own is told by a sampling profiler (py-spy) under the
 same load: each sample counts for the innermost function that belongs to a step of the table below. Other threads have one step each.
-stream: the pass-through profile, by event of streams of 100.
+stream: the pass-through profile, by event of streams of 100. --against FOLDER: this version beside the one in that folder instead, both running,
+loaded in turn for four seconds each with the same turns, so that other work on the machine meets both.
 """
 
 from __future__ import annotations
@@ -10,19 +11,22 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from rich.console import Console
 from rich.table import Table
 
 from tests.bench.bench_gateway import MOCK, MOCK_PORT
 from tests.bench.gateway_client import first_answer, saturate, stream
-from tests.bench.processes import TICKS, session
+from tests.bench.processes import ROOT, TICKS, session
 
 URL = "http://127.0.0.1:19130/v1/chat/completions"
 CONNECTIONS = 8
@@ -55,8 +59,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("profile", choices=["passthrough", "stream", "full"])
     parser.add_argument("--seconds", type=int, default=20)
+    parser.add_argument("--against", type=Path, help="the folder of another version")
+    parser.add_argument("--rounds", type=int, default=12, help="of a comparison")
     chosen = parser.parse_args()
     os.sched_setaffinity(0, {(os.cpu_count() or 1) - 1})
+    if chosen.against is not None:
+        compare(chosen.profile, chosen.against.resolve(), chosen.rounds)
+        return
     with session(MOCK):
         asyncio.run(first_answer(f"http://127.0.0.1:{MOCK_PORT}/v1/chat/completions", 10))
         command = [sys.executable, "-m", "tests.bench.serve", "full" if chosen.profile == "full" else "passthrough"]
@@ -68,17 +77,41 @@ def main() -> None:
     show(chosen.profile, by_step(cpu_us, stacks))
 
 
-def load(profile: str, seconds: int, seed: int) -> int:
+def compare(profile: str, other: Path, rounds: int) -> None:
+    folders = {URL: ROOT, URL.replace(":19130", ":19230"): other}
+    served = "full" if profile == "full" else "passthrough"
+    with session(MOCK), ExitStack() as stack:
+        asyncio.run(first_answer(f"http://127.0.0.1:{MOCK_PORT}/v1/chat/completions", 20))
+        pids = {}
+        for url, folder in folders.items():
+            command = [sys.executable, "-m", "tests.bench.serve", served, "--port", str(urlsplit(url).port)]
+            path = {"PYTHONPATH": str(folder)}
+            pids[url] = stack.enter_context(session(command, path, lambda: os.sched_setaffinity(0, {0}), folder))
+        for url in folders:
+            asyncio.run(first_answer(url, 150))
+            load(profile, 2, 1, url)
+        spent: dict[str, list[float]] = {url: [] for url in folders}
+        for turn in range(rounds):
+            for url in list(folders)[:: 1 if turn % 2 else -1]:  # neither is always the first
+                spent[url].append(sum(by_thread(pids[url], profile, 4, 100 + turn, url).values()))
+    ours, theirs = spent.values()
+    ratio = statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
+    print(
+        f"{profile}: {statistics.median(ours):,.0f} µs here, {statistics.median(theirs):,.0f} there; {ratio:.2f} times, median of {rounds} pairs"
+    )
+
+
+def load(profile: str, seconds: int, seed: int, url: str = URL) -> int:
     """How many answers, or events of streams, there were."""
     if profile == "stream":
-        return asyncio.run(stream(URL, seconds))  # one stream takes about a second
-    return asyncio.run(saturate(URL, seconds, CONNECTIONS, fresh=profile == "full", seed=seed))
+        return asyncio.run(stream(url, seconds))  # one stream takes about a second
+    return asyncio.run(saturate(url, seconds, CONNECTIONS, fresh=profile == "full", seed=seed))
 
 
-def by_thread(pid: int, profile: str, seconds: int) -> dict[int, float]:
+def by_thread(pid: int, profile: str, seconds: int, seed: int = 2, url: str = URL) -> dict[int, float]:
     """Microseconds of CPU a request or event, by the system's number of the thread."""
     before = thread_cpu_s(pid)
-    count = load(profile, seconds, seed=2)
+    count = load(profile, seconds, seed, url)
     return {thread: (spent - before.get(thread, 0.0)) / count * 1e6 for thread, spent in thread_cpu_s(pid).items()}
 
 

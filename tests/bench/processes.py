@@ -15,12 +15,15 @@ TICKS = os.sysconf("SC_CLK_TCK")
 
 @contextmanager
 def session(
-    command: Sequence[str], environment: Mapping[str, str] = {}, before: Callable[[], None] | None = None
+    command: Sequence[str],
+    environment: Mapping[str, str] = {},
+    before: Callable[[], None] | None = None,
+    folder: Path = ROOT,
 ) -> Iterator[int]:
-    """Runs a command in the project's folder; its process id. ``before`` is called in the child before the command begins."""
+    """Runs a command in the project's folder or another; its process id. ``before`` is called in the child before the command begins."""
     process = subprocess.Popen(
         command,
-        cwd=ROOT,
+        cwd=folder,
         env={**os.environ, **environment},
         start_new_session=True,
         stdout=subprocess.DEVNULL,
