@@ -1,6 +1,6 @@
 """Sampled live calls judged as they come, under a budget, and written back to their spans as annotations.
 
-A call is sampled by its trace id, so that every process samples the same ones; what was annotated once is not paid for again. Where the budget of an
+Whole conversations are sampled, so that arms of unlike shares are of like conversations, and by their id, so that every process samples the same ones; what was annotated once is not paid for again. Where the budget of an
 hour is spent, calls stay without a score and their spans say so: none becomes a 0 or a 1. Reads redacted text only (the gateway's spans hold nothing
 else). A rollout (live.py) reads those annotations and the arm on their span, and misses what it knows to be sampled and has none. Opens nothing and knows no clock.
 """
@@ -24,9 +24,11 @@ JUDGE_CALL = "callgate-judge"
 
 @dataclass(frozen=True, slots=True)
 class LiveCall:
-    """One call of a model as its span tells it. `about` (deployment, arm, model) is written beside each score."""
+    """One call of a model as its span tells it. `about` (deployment, arm, model) is written beside each score. `conversation`: the call id that the application
+    gave, else the trace.
+    """
 
-    trace_id: str
+    conversation: str
     span_id: str
     started: datetime
     messages: tuple[Message, ...]
@@ -69,9 +71,9 @@ class Pass:
         return f"{self.seen} calls, {self.sampled} sampled, {self.written} scores written, {self.not_scored} not scored{spent}{silent}"
 
 
-def is_sampled(trace_id: str, share: float) -> bool:
-    """The same answer for the same trace in every process."""
-    drawn = int.from_bytes(hashlib.sha256(f"callgate/online/{trace_id}".encode()).digest()[:8], "big")
+def is_sampled(conversation: str, share: float) -> bool:
+    """The same answer for the same conversation in every process. Were calls sampled one by one, a share under 1 would find the long conversations more often."""
+    drawn = int.from_bytes(hashlib.sha256(f"callgate/online/{conversation}".encode()).digest()[:8], "big")
     return drawn < share * 2**64
 
 
@@ -105,7 +107,7 @@ class OnlineJudge:
     async def look(self, since: datetime, limit: int = 1000) -> Pass:
         """One pass over the calls since then. Raises what the server of the spans raises."""
         seen = await asyncio.to_thread(self._spans.calls, self._project, since - self._overlap, limit)
-        sampled = [call for call in seen if is_sampled(call.trace_id, self._share_of(call))]
+        sampled = [call for call in seen if is_sampled(call.conversation, self._share_of(call))]
         known = await asyncio.to_thread(self._spans.judged, self._project, [c.span_id for c in sampled], self._judges)
         waiting = iter(
             [
@@ -149,7 +151,9 @@ class OnlineJudge:
 def sample_of(call: LiveCall) -> Sample:
     """A live call as a case: nobody wrote down what a good answer does, so only metrics that need no expectation apply."""
     said = [[message.role, message.content] for message in call.messages]
-    return Sample(call.span_id, call.trace_id, "live", call.messages, Expectation(contexts=call.contexts), digest(said))
+    return Sample(
+        call.span_id, call.conversation, "live", call.messages, Expectation(contexts=call.contexts), digest(said)
+    )
 
 
 def answer_of(call: LiveCall) -> Answer:

@@ -365,7 +365,7 @@ def _live_call(span: Mapping[str, Any], contexts: tuple[str, ...]) -> LiveCall:
     about = {name: attributes.get(f"callgate.{name}") for name in ("deployment", "arm")}
     about["model"] = attributes.get("llm.model_name")
     return LiveCall(
-        trace_id=span["context"]["trace_id"],
+        conversation=_conversation(span),
         span_id=span["context"]["span_id"],
         started=started,
         messages=tuple(Message(role, text) for role, text in zip(roles, texts, strict=False)),
@@ -379,7 +379,6 @@ def _live_call(span: Mapping[str, Any], contexts: tuple[str, ...]) -> LiveCall:
 
 
 def _arm_call(span: Mapping[str, Any]) -> ArmCall:
-    """The conversation is the call id that the application gave, else the trace."""
     attributes, context = span["attributes"], span["context"]
     error = str(attributes.get("callgate.error_code") or "")
     given_up = error == "client_hung_up" and not attributes.get("output.value")  # whoever still reads has been answered
@@ -387,7 +386,7 @@ def _arm_call(span: Mapping[str, Any]) -> ArmCall:
     return ArmCall(
         span=context["span_id"],
         trace=context["trace_id"],
-        conversation=str(attributes.get("session.id") or context["trace_id"]),
+        conversation=_conversation(span),
         at=datetime.fromisoformat(span["start_time"]),
         assigned=str(attributes["callgate.assigned"]),
         arm=str(attributes.get("callgate.arm") or ""),
@@ -397,6 +396,11 @@ def _arm_call(span: Mapping[str, Any]) -> ArmCall:
         elsewhere=bool(attributes.get("callgate.fallbacks")),
         silent="llm.input_messages.0.message.content" not in attributes,
     )
+
+
+def _conversation(span: Mapping[str, Any]) -> str:
+    """The call id that the application gave, else the trace."""
+    return str(span["attributes"].get("session.id") or span["context"]["trace_id"])
 
 
 def _refuse_more_than(limit: int, spans: Sequence[Any]) -> None:

@@ -110,7 +110,9 @@ class PhoenixTraffic:
     def _to_be_judged(self, calls: Sequence[ArmCall], begin: datetime) -> Iterator[LiveScore]:
         """What a watch of these shares and judges owes, drawn as it draws."""
         sampled = [
-            call for call in calls if call.may_be_judged(self._arm) and is_sampled(call.trace, self._share_of(call))
+            call
+            for call in calls
+            if call.may_be_judged(self._arm) and is_sampled(call.conversation, self._share_of(call))
         ]
         retrieved = self._retrieved(begin) if sampled else frozenset()
         for call in sampled:

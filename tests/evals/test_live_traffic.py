@@ -16,7 +16,7 @@ from evals.errors import EvalError
 from evals.online import is_sampled
 from evals.phoenix import ONLINE, Phoenix
 from evals.rollout.launch import NO_SCORE, NO_TEXT, PhoenixTraffic, RolloutOptions
-from evals.rollout.live import ANSWERED, LiveScore
+from evals.rollout.live import ANSWERED, Arms, LiveMetric, LiveScore
 from evals.rollout.run import RolloutPlan
 from evals.types import BUDGET_SPENT
 
@@ -25,7 +25,7 @@ NOW = START + timedelta(minutes=31)
 JUDGE, GROUNDED = "model/j/m/0123@1", "local/faithfulness@1"
 
 
-def span(number: int, minute: float = 0.0, **attributes: Any) -> dict[str, Any]:
+def span(number: int | str, minute: float = 0.0, **attributes: Any) -> dict[str, Any]:
     at = (START + timedelta(minutes=minute)).isoformat()
     told = {"callgate.assigned": "canary", "callgate.arm": "canary", "output.value": "fine"}
     told |= {"llm.input_messages.0.message.content": "how are you?"}
@@ -214,3 +214,21 @@ async def test_more_calls_than_one_look_may_hold_are_no_look(
 async def test_a_trace_kept_for_what_rails_found_is_not_judged(server: Server, traffic: PhoenixTraffic) -> None:
     server.kept, server.written = [span(0, kept="not drawn")], [note(0.0)]
     assert (await traffic.read(START, NOW)).scores == []
+
+
+async def test_arms_of_unlike_shares_are_compared_by_like_conversations(server: Server) -> None:
+    """Both arms are equal: ten calls of long conversations are bad, the only one of short ones is good. Calls sampled one by one would find more of the long."""
+    traffic = reader(server, share=0.2, arm_shares={"canary": 1.0})
+    arms = Arms([LiveMetric("helpful", 0.05)], timedelta(minutes=5), timedelta(minutes=5))
+    for number in range(1600):
+        arm, length = "old" if number % 2 else "canary", 10 if number % 4 < 2 else 1
+        for call in range(length):
+            made = span(f"{number}-{call}", minute=number / 800, assigned=arm, arm=arm)
+            made["attributes"]["session.id"] = f"c{number}"
+            server.kept.append(made)
+            server.written.append(note(float(length == 1), span_id=f"s{number}-{call}"))
+    arms.take(await traffic.read(START, NOW))
+    (shown,) = arms.look(0.05, START)
+    assert shown.candidate == 800
+    assert shown.candidate_mean == 0.5
+    assert abs(shown.baseline_mean - 0.5) < 0.1  # found one by one: .2

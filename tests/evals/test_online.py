@@ -65,7 +65,7 @@ async def test_sampled_calls_get_scores_once_and_say_which_arm_they_are_of(
     judges = {**build_judges(load_suite(suite).model, make_client()), "fast": Check("fast", "latency", 100.0)}
     online = OnlineJudge(kept, judges, {"brief", "fast"}, project="callgate", share=0.4)
     first = await online.look(NOW)
-    sampled = [call for call in kept.live if is_sampled(call.trace_id, 0.4)]
+    sampled = [call for call in kept.live if is_sampled(call.conversation, 0.4)]
     assert 0 < len(sampled) < 20
     assert (first.seen, first.sampled, first.written) == (20, len(sampled), 2 * len(sampled))
     assert kept.asked == [("callgate", NOW - timedelta(minutes=10))]
@@ -83,7 +83,7 @@ async def test_where_the_budget_is_spent_calls_stay_without_a_score(
     kept: Kept, suite: Path, double: Double, make_client: ClientFactory
 ) -> None:
     double.script = lambda body, number: completion(f'{{"reason": "{number}", "verdict": "no"}}')
-    kept.live = [LiveCall(c.trace_id, c.span_id, NOW, (Message("user", c.span_id),), "fine") for c in kept.live]
+    kept.live = [LiveCall(c.conversation, c.span_id, NOW, (Message("user", c.span_id),), "fine") for c in kept.live]
     judges = build_judges(load_suite(suite).model, make_client(budget=Budget(max_requests=5)))
     online = OnlineJudge(kept, judges, {"brief"}, project="p", share=1.0)
     done = await online.look(NOW)

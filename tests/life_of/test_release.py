@@ -120,7 +120,7 @@ def judge_live_calls(parts: Parts, suite: Path) -> None:
     assert not_scored == 0
     assert ", 0 scores written" in lines[1], lines
     live = Phoenix(parts.phoenix_url).calls("callgate", datetime.now(UTC) - timedelta(hours=1), 1000)
-    spans = [call.span_id for call in live if is_sampled(call.trace_id, 0.2)]
+    spans = [call.span_id for call in live if is_sampled(call.conversation, 0.2)]
     notes = Client(base_url=parts.phoenix_url).spans.get_span_annotations(span_ids=spans, project_identifier="callgate")
     assert len(notes) == written
     assert {(note["name"], note["annotator_kind"]) for note in notes} == {("tone", "LLM")}
