@@ -19,13 +19,13 @@ class PartMissingError(Exception):
     """A program is not installed; the message says how to get it."""
 
 
-def phoenix_command(command: Path | None) -> Path | None:
+def phoenix_python() -> Path | None:
     """Phoenix has an environment of its own, beside the one that runs this."""
-    command = command or Path(sys.prefix).parent / ".venv-phoenix/bin/phoenix"
-    return command if command.exists() else None
+    folder = Path(sys.prefix).parent / ".venv-phoenix/bin"
+    return folder / "python" if (folder / "phoenix").exists() else None
 
 
-def phoenix(command: Path, state_dir: Path, port: int, ready_within_s: float) -> Part:
+def phoenix(python: Path, state_dir: Path, port: int, ready_within_s: float) -> Part:
     home = state_dir.resolve() / "phoenix"
     home.mkdir(parents=True, exist_ok=True)
     url = f"http://127.0.0.1:{port}"
@@ -33,7 +33,6 @@ def phoenix(command: Path, state_dir: Path, port: int, ready_within_s: float) ->
         "PHOENIX_WORKING_DIR": str(home),
         "PHOENIX_HOST": ports.LOOPBACK,
         "PHOENIX_PORT": str(port),
-        "PHOENIX_GRPC_PORT": str(ports.free_port()),  # it insists on one; traces come over HTTP
         "PHOENIX_TELEMETRY_ENABLED": "false",
         "PHOENIX_ALLOW_EXTERNAL_RESOURCES": "false",
         "PHOENIX_DISABLE_AGENT_ASSISTANT": "true",
@@ -42,7 +41,7 @@ def phoenix(command: Path, state_dir: Path, port: int, ready_within_s: float) ->
     return Part(
         "phoenix",
         "Phoenix",
-        [str(command), "serve"],
+        [str(python), str(Path(__file__).with_name("phoenix_serve.py"))],
         answers_http(f"{url}/healthz"),
         environment,
         ready_within_s=ready_within_s,

@@ -58,7 +58,6 @@ class UpSettings:
     phoenix: bool = True
     once: bool = False
     tour: bool = True
-    phoenix_command: Path | None = None
     phoenix_within_s: float = 180.0
     policies: str = "files"
 
@@ -125,7 +124,7 @@ class Supervisor:
         self._at_once = asyncio.Event()
         self._over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._stopping = False
-        self._traces = settings.phoenix and parts.phoenix_command(settings.phoenix_command) is not None
+        self._traces = settings.phoenix and parts.phoenix_python() is not None
         self._redis_password = secrets.token_urlsafe(24)
         self._redis_url = settings.redis_url or f"redis://:{self._redis_password}@127.0.0.1:{settings.redis_port}/0"
 
@@ -315,7 +314,7 @@ class Supervisor:
     def _parts(self) -> tuple[list[Part], Part]:
         settings = self._settings
         first = []
-        phoenix = parts.phoenix_command(settings.phoenix_command)
+        phoenix = parts.phoenix_python()
         if settings.phoenix and phoenix is not None:
             first.append(parts.phoenix(phoenix, settings.state_dir, settings.phoenix_port, settings.phoenix_within_s))
         first.append(parts.model(settings.model_port))

@@ -40,7 +40,7 @@ VENDORS = {
     "mlflow": ["evals/tracking.py", "serving/fraud/tracking.py"],
     "ray": ["evals/shards.py"],
     "wandb": ["evals/tracking.py"],
-    "phoenix": ["evals/phoenix.py"],
+    "phoenix": ["evals/phoenix.py", "gateway/phoenix_serve.py"],
     "lightgbm": ["serving/fraud/model.py", "serving/fraud/train.py"],
     "sklearn": ["serving/fraud/", "guardrails/train/", "evals/train.py"],
     "onnxruntime": ["serving/embedding/"],

@@ -1,0 +1,21 @@
+"""`phoenix serve` without its gRPC server, which listens on every interface whatever PHOENIX_HOST says; traces come over HTTP.
+
+Run as a file by the Python of Phoenix's own environment.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from phoenix.server.grpc_server import GrpcServer
+from phoenix.server.main import main
+
+
+async def stay_closed(_server: GrpcServer) -> None:
+    return None
+
+
+if __name__ == "__main__":
+    GrpcServer.__aenter__ = stay_closed
+    sys.argv[1:] = ["serve"]
+    main()
