@@ -188,8 +188,8 @@ def compare(
     from evals.launch import write_report
     from evals.report import build_report, sign
 
+    key = _signing_key()
     with broken_is_3():
-        key = _signing_key()
         joined = merge([load_evidence(path) for path in evidence])
         require_whole(joined)
         report = build_report(joined, load_labels(labels) if labels else None)
@@ -214,20 +214,38 @@ def report(
 
 @gate_app.callback()
 @app.command()
-def gate(file: ReportFile, machine: Machine = False) -> None:
+def gate(
+    file: ReportFile,
+    suite: Annotated[
+        str | None, typer.Option(help="Refuse a report of another suite, or of this one before it was changed.")
+    ] = None,
+    candidate: Annotated[str | None, typer.Option(help="Refuse a report about another target; needs --suite.")] = None,
+    machine: Machine = False,
+) -> None:
     """Verify a report (digests, numbers, verdict, and the signature if CALLGATE_EVAL_KEY is set); exit with its
     verdict.
     """
-    from evals.report import load_report, verify
+    from evals.report import load_report, require_about, verify
+    from evals.suite import find_suite, load_suite
 
+    key = _signing_key()
     with broken_is_3():
-        found, key = load_report(file), _signing_key()
+        if (suite is None) != (candidate is None):
+            raise ValueError("--suite and --candidate go together: they say what the report has to be about")
+        found = load_report(file)
         verify(found, key)
+        if suite is not None and candidate is not None:
+            require_about(found.evidence, load_suite(find_suite(suite)), candidate)
     verdict, reasons = found.gate.verdict.value, list(found.gate.reasons)
     if machine:
         print_json({"verdict": verdict, "reasons": reasons, "report": found.digest})
     else:
         typer.echo("\n  ".join([verdict, *reasons]))
+    about = found.evidence
+    typer.echo(
+        f"{about.suite} {about.suite_version}: {about.candidate.name} (version {about.candidate.version}) against {about.baseline.name}",
+        err=True,
+    )
     if key is None:
         typer.echo("the signature was not checked: CALLGATE_EVAL_KEY is not set", err=True)
     raise typer.Exit(exit_code(verdict))
@@ -386,5 +404,9 @@ def _shard(text: str | None) -> tuple[int, int] | None:
 
 
 def _signing_key() -> bytes | None:
+    """None where there is none. One that is set and too short is a secret that did not arrive, and must not turn the check off."""
     text = os.environ.get("CALLGATE_EVAL_KEY")
+    if text is not None and len(text.encode()) < 16:
+        typer.echo("error: CALLGATE_EVAL_KEY is set and has fewer than 16 bytes; unset it to do without", err=True)
+        raise typer.Exit(EXIT_BROKEN)
     return text.encode() if text else None

@@ -47,7 +47,10 @@ class Anchor:
 
 @dataclass(frozen=True, slots=True)
 class AnchorScores:
-    """What one judge said of its anchors in one run: agreement as kappa with bounds, and how many it did not score."""
+    """What one judge said of its anchors in one run: agreement as kappa with bounds, and how many it did not score.
+
+    Sensitivity and specificity as (estimate, low, high): a judge who turned from mild to strict may keep his kappa. `anchors` is their digest.
+    """
 
     metric: str
     judge: str
@@ -56,6 +59,9 @@ class AnchorScores:
     high: float
     labels: int
     not_scored: int
+    sensitivity: tuple[float, float, float] | None = None
+    specificity: tuple[float, float, float] | None = None
+    anchors: str = ""
 
 
 def load_anchors(path: Path) -> tuple[Anchor, ...]:
@@ -101,13 +107,19 @@ async def score_anchors(
         said = [(anchor, score.value) for anchor, score in zip(mine, scores, strict=True)]
         pairs = [(value >= 0.5, anchor.human, anchor.sample.id) for anchor, value in said if value is not None]
         name = f"{judge.id}@{judge.version}"
+        frozen = digest(sorted([anchor.sample.id, anchor.human] for anchor in mine))
         if len({human for _, human, _ in pairs}) < 2:
-            found.append(AnchorScores(metric, name, 0.0, -1.0, 1.0, len(pairs), len(mine) - len(pairs)))
+            found.append(AnchorScores(metric, name, 0.0, -1.0, 1.0, len(pairs), len(mine) - len(pairs), anchors=frozen))
             continue
         judged, human, names = ([pair[0] for pair in pairs], [pair[1] for pair in pairs], [pair[2] for pair in pairs])
-        kappa = measure_agreement(judged, human, names, alpha).kappa
+        agreement = measure_agreement(judged, human, names, alpha)
+        kappa, sensitivity, specificity = (
+            (one.estimate, one.low, one.high) for one in (agreement.kappa, agreement.sensitivity, agreement.specificity)
+        )
         found.append(
-            AnchorScores(metric, name, kappa.estimate, kappa.low, kappa.high, len(pairs), len(mine) - len(pairs))
+            AnchorScores(
+                metric, name, *kappa, len(pairs), len(mine) - len(pairs), sensitivity, specificity, anchors=frozen
+            )
         )
     return tuple(found)
 
@@ -116,11 +128,19 @@ def drift(now: AnchorScores, locked: AnchorScores) -> str | None:
     """What changed since the lock, or None."""
     if now.judge != locked.judge:
         return f"judge changed: {now.judge} is not the locked {locked.judge}; lock it anew (callgate eval lock)"
+    if locked.anchors and now.anchors != locked.anchors:
+        return "judge changed: its anchors are not those that were locked; lock it anew (callgate eval lock)"
     if now.not_scored > locked.not_scored + max(1, locked.labels // 20):
         return f"judge changed: {now.not_scored} anchors not scored, {locked.not_scored} when locked"
     if not locked.low <= now.kappa <= locked.high:
         before = f"{locked.kappa:.2f} [{locked.low:.2f}, {locked.high:.2f}]"
         return f"judge changed: kappa {now.kappa:.2f} on the {locked.labels} anchors, {before} when locked"
+    for name, rate, then in (
+        ("sensitivity", now.sensitivity, locked.sensitivity),
+        ("specificity", now.specificity, locked.specificity),
+    ):
+        if rate and then and not then[1] <= rate[0] <= then[2]:
+            return f"judge changed: {name} {rate[0]:.2f}, {then[0]:.2f} [{then[1]:.2f}, {then[2]:.2f}] when locked"
     return None
 
 

@@ -11,7 +11,7 @@ import random
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import MappingProxyType
@@ -25,7 +25,7 @@ from evals.evidence import Evidence, out_of_budget, save_evidence
 from evals.html import to_html
 from evals.journal import Journal
 from evals.judges.build import build_judges, build_pairwise
-from evals.judges.personal_data import redact
+from evals.judges.personal_data import redact, without_secrets
 from evals.online import JUDGE_CALL, OnlineJudge
 from evals.phoenix import Phoenix, choose, needed
 from evals.progress import Progress
@@ -264,7 +264,8 @@ def record(report: Report, suite: str, out: Path, trackers: Trackers, phoenix_ur
     yield from tell(report, out, trackers)
     if phoenix_url is not None:
         try:
-            yield f"phoenix: {Phoenix(phoenix_url).record(report, _questions(suite), datetime.now(UTC))}"
+            shown, questions = _shareable(report, suite)
+            yield f"phoenix: {Phoenix(phoenix_url).record(shown, questions, datetime.now(UTC))}"
         except Exception as error:  # noqa: BLE001 - telemetry fails open, whatever a vendor raises
             yield f"phoenix: not recorded ({type(error).__name__}); the report itself is complete"
 
@@ -273,9 +274,10 @@ def ask_for_labels(report: Report, suite: str, phoenix_url: str) -> Iterator[str
     """Queue what would decide, a line a metric."""
     phoenix, asked = Phoenix(phoenix_url), dict(needed(report))
     meant = _meant(suite)
+    shown, questions = _shareable(report, suite)
     for metric, labels in asked.items():
         wanted = choose(report, metric, labels)
-        queued = phoenix.queue(report, wanted, _questions(suite), meant, datetime.now(UTC))
+        queued = phoenix.queue(shown, wanted, questions, meant, datetime.now(UTC))
         yield f"{metric}: {queued}; label them pass or fail by: {meant.get(metric, metric)}"
     if not asked:
         yield "no label is needed: no judge of this report waits for one"
@@ -283,16 +285,19 @@ def ask_for_labels(report: Report, suite: str, phoenix_url: str) -> Iterator[str
 
 def write_queue(report: Report, suite: str, path: Path) -> Iterator[str]:
     """The same answers, as a file for people who have no Phoenix: `human` of each line is theirs to set, what is null counts as not labelled."""
-    questions, meant, rows = _questions(suite), _meant(suite), []
-    answers = {(a.sample_id, a.setting, a.repeat): a for a in report.evidence.answers}
+    given = {(a.sample_id, a.setting, a.repeat): a for a in report.evidence.answers}
+    safe, questions = _shareable(report, suite)
+    answers = {(a.sample_id, a.setting, a.repeat): a for a in safe.evidence.answers}
+    meant, rows = _meant(suite), []
     for metric, labels in needed(report):
         for one in choose(report, metric, labels):
-            answer = answers[one.sample_id, one.setting, one.repeat]
+            key = one.sample_id, one.setting, one.repeat
+            answer = answers[key]
             shown = "(blocked by policy)" if answer.blocked else redact(answer.error or answer.text)
             rows.append(
                 {
                     "question": redact(questions.get(one.sample_id, "")), "reply": shown, "asked": meant.get(metric, metric), "human": None, "metric": metric,
-                    "sample_id": one.sample_id, "setting": one.setting, "repeat": one.repeat, "answer": answer_digest(answer),
+                    "sample_id": one.sample_id, "setting": one.setting, "repeat": one.repeat, "answer": answer_digest(given[key]),
                 }
             )  # fmt: skip
     if not rows:
@@ -316,8 +321,21 @@ def read_labels(report: Report, phoenix_url: str, path: Path) -> Iterator[str]:
     yield f"{len(lines)} labels in {path}"
 
 
+def _shareable(report: Report, suite: str) -> tuple[Report, dict[str, str]]:
+    """The report and the questions for others to see: without what the cases call secret, names among it, which no pattern tells."""
+    samples = {sample.id: sample for sample in load_suite(find_suite(suite)).dataset.samples}
+    answers = tuple(
+        replace(answer, text=without_secrets(answer.text, samples[answer.sample_id].expect.secrets))
+        if answer.sample_id in samples
+        else answer
+        for answer in report.evidence.answers
+    )
+    return replace(report, evidence=replace(report.evidence, answers=answers)), _questions(suite)
+
+
 def _questions(suite: str) -> dict[str, str]:
-    return {sample.id: sample.caller_text for sample in load_suite(find_suite(suite)).dataset.samples}
+    samples = load_suite(find_suite(suite)).dataset.samples
+    return {sample.id: without_secrets(sample.caller_text, sample.expect.secrets) for sample in samples}
 
 
 def _meant(suite: str) -> dict[str, str]:

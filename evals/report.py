@@ -21,6 +21,7 @@ from evals.digests import canonical, digest
 from evals.errors import RecordError
 from evals.evidence import Evidence, require_whole
 from evals.gate import decide
+from evals.suite import Suite
 from evals.types import Comparison, GateReport
 
 
@@ -113,7 +114,28 @@ def verify(report: Report, key: bytes | None) -> None:
 
 
 def _signature(report: Report, key: bytes) -> str:
-    return "hmac-sha256:" + hmac.new(key, canonical({"report": report.digest}), hashlib.sha256).hexdigest()
+    """Of all that the report says, what its digest leaves out (times, what it took) included."""
+    whole = canonical(msgspec.to_builtins(replace(report, signature=None)))
+    return "hmac-sha256:" + hmac.new(key, whole, hashlib.sha256).hexdigest()
+
+
+def require_about(evidence: Evidence, suite: Suite, candidate: str) -> None:
+    """Raises RecordError for the report of something else: of another candidate, or of this suite before it, its cases, its targets or the lock
+    of its judges were changed. An old report that promotes must not promote what came after it.
+    """
+    if evidence.candidate.name != candidate:
+        raise RecordError(f"the report is about {evidence.candidate.name!r}, not {candidate!r}")
+    sides = (evidence.candidate, evidence.baseline)
+    limits = replace(suite.limits, sequential=suite.limits.sequential or evidence.limits.sequential)
+    for what, found, wanted in (
+        ("suite", evidence.suite_digest, suite.digest),
+        ("cases", evidence.dataset_digest, suite.dataset.digest),
+        ("targets", sides, tuple(suite.setting(side.name) for side in sides)),
+        ("limits", evidence.limits, limits),
+        ("lock of the judges", evidence.locked, suite.locked),
+    ):
+        if found != wanted:
+            raise RecordError(f"the report is not of what is in {suite.model.name} now ({what}): run it again")
 
 
 def save_report(report: Report, path: Path) -> None:

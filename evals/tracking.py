@@ -125,8 +125,12 @@ def to_wandb(report: Report, folder: Path, mode: str) -> str:
     os.environ.update(WANDB_SILENT="true", WANDB_ERROR_REPORTING="false")
     import wandb
 
+    # Else it takes along what is printed, the command line (addresses may hold passwords), the machine's name and changed files.
+    quiet = wandb.Settings(
+        console="off", disable_git=True, save_code=False, x_disable_meta=True, x_disable_machine_info=True
+    )
     settings: dict[str, Any] = {"mode": mode, "dir": str(folder), "project": "callgate", "config": parameters(report)}
-    run = wandb.init(name=f"{report.evidence.suite}: {report.evidence.candidate.name}", **settings)
+    run = wandb.init(name=f"{report.evidence.suite}: {report.evidence.candidate.name}", settings=quiet, **settings)
     run.summary.update(numbers(report))
     place = run.dir
     run.finish()

@@ -37,6 +37,9 @@ class DeepEvalJudge(LibraryJudge):
 
     role: str = "a polite and careful agent of a contact centre"
 
+    def own_words(self) -> tuple[str, ...]:
+        return (*STEPS.get(self.kind, ()), self.role)
+
     async def measure(self, sample: Sample, answer: Answer, asking: Asking) -> float:
         metric, case = self._metric(asking), self._case(sample, answer)
         return float(await metric.a_measure(case, _show_indicator=False))

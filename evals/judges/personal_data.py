@@ -8,6 +8,7 @@ the ruler.
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -25,10 +26,25 @@ class Finding:
     text: str = field(repr=False)
 
 
+def legible(text: str) -> str:
+    """`text` as a reader sees it: plain hyphens, spaces and digits, accents in one form, nothing invisible.
+
+    Models write 555‑867‑5309 with hyphens that do not break, and who wants to carry a value past the patterns parts it by what nobody sees.
+    """
+    return text if text.isascii() else "".join(map(_plain, unicodedata.normalize("NFC", text)))
+
+
+def _plain(character: str) -> str:
+    kind = unicodedata.category(character)
+    if kind == "Nd":
+        return str(unicodedata.decimal(character))
+    return {"Cf": "", "Pd": "-", "Zs": " "}.get(kind, "-" if character == "−" else character)
+
+
 def find_personal_data(text: str) -> tuple[Finding, ...]:
-    """Non-overlapping findings in order of place; where two overlap the one of the more exact kind is kept."""
+    """Non-overlapping findings in order of place in the legible text; where two overlap the one of the more exact kind is kept."""
     taken: list[Finding] = []
-    for finding in _candidates(text):
+    for finding in _candidates(legible(text)):
         if all(finding.end <= other.start or finding.start >= other.end for other in taken):
             taken.append(finding)
     return tuple(sorted(taken, key=lambda finding: finding.start))
@@ -48,7 +64,8 @@ def _candidates(text: str) -> Iterator[Finding]:
 
 
 def redact(text: str) -> str:
-    """`text` with each finding replaced by its kind in angle brackets: what a judge is shown."""
+    """The legible `text` with each finding replaced by its kind in angle brackets: what a judge is shown."""
+    text = legible(text)
     pieces, last = [], 0
     for finding in find_personal_data(text):
         pieces += [text[last : finding.start], f"<{finding.kind}>"]
@@ -61,6 +78,7 @@ def without_secrets(text: str, secrets: Sequence[str]) -> str:
 
     Each has a number of its own, so that who reads it can still tell whether two texts say the same.
     """
+    text = legible(text)
     for number, secret in sorted(enumerate(secrets, start=1), key=lambda one: -len(one[1])):
         wanted = normalise(secret)
         pieces = list(wanted) if wanted.isdigit() else wanted.split()
@@ -73,6 +91,7 @@ def without_secrets(text: str, secrets: Sequence[str]) -> str:
 
 def normalise(value: str) -> str:
     """Digits only where a value is mostly digits, otherwise lower case with single spaces: spacing hides no leak."""
+    value = legible(value)
     digits = "".join(character for character in value if character.isdigit())
     letters = sum(character.isalpha() for character in value)
     return digits if len(digits) >= 4 and letters <= 2 else " ".join(value.casefold().split())
@@ -80,7 +99,7 @@ def normalise(value: str) -> str:
 
 def says(text: str, value: str) -> bool:
     """Whether `text` contains `value`, however it is spaced, cased or punctuated."""
-    wanted = normalise(value)
+    wanted, text = normalise(value), legible(text)
     if wanted.isdigit():
         return wanted in re.sub(r"[\s().,:/\-+]", "", text)  # as normalise: 10,000 and 15:30 are their digits
     return wanted in " ".join(text.casefold().split())

@@ -5,6 +5,7 @@ Every call goes through the client's journal, budget, retries and concurrency. A
 
 from __future__ import annotations
 
+import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -107,7 +108,8 @@ class LibraryJudge(ABC):
 
     @property
     def id(self) -> str:
-        return f"{self.VENDOR}/{self.kind}/{self.asking.model}"
+        asked = hashlib.sha256(self.prompt.encode()).hexdigest()[:12]
+        return f"{self.VENDOR}/{self.kind}/{self.asking.model}/{asked}"
 
     @property
     def version(self) -> str:
@@ -116,7 +118,12 @@ class LibraryJudge(ABC):
     @property
     def prompt(self) -> str:
         """The library's own prompts are its version's; what was chosen here is the metric and how the model is sampled."""
-        return json.dumps([f"{self.VENDOR} {version(self.VENDOR)}", self.kind, self.asking.parameters])
+        chosen = [self.kind, self.asking.parameters, self.asking.embedding_model, *self.own_words()]
+        return json.dumps([f"{self.VENDOR} {version(self.VENDOR)}", *chosen])
+
+    def own_words(self) -> tuple[str, ...]:
+        """What we tell the library to ask."""
+        return ()
 
     def applies(self, sample: Sample) -> bool:
         return bool(sample.messages) and all(

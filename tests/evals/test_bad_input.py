@@ -12,12 +12,12 @@ import pytest
 from aiohttp import web
 from typer.testing import CliRunner
 
-from evals.calibrate import load_labels
+from evals.calibrate import answer_digest, load_labels
 from evals.cli import app
 from evals.errors import LabelsError
 from evals.habits import habits
-from evals.launch import launch
-from evals.report import load_report
+from evals.launch import _shareable, launch, write_queue
+from evals.report import Report, load_report
 from evals.suite import load_suite
 from evals.types import Verdict
 from tests.evals.tiny import SUITE, Served, completion, good, options
@@ -139,3 +139,28 @@ def test_too_few_labels_are_named_with_how_many_would_decide(suite: Path, served
     assert "helpful: calibrated: kappa 1.00" in known.output
     told = CliRunner().invoke(app, ["calibrate", str(suite / "out/report.json"), str(suite / "labels.jsonl")])
     assert (told.exit_code, "about 20 labels would decide" in told.output) == (1, True)
+
+
+def test_people_who_label_are_not_shown_what_a_case_calls_secret(suite: Path, served: Served) -> None:
+    """Nor is Phoenix: judges never were, and a name has no shape that a pattern could tell."""
+    (suite / "suite.yaml").write_text(SUITE.replace("judge: j, decides: false", "judge: j"))
+    cases = [json.loads(line) for line in (suite / "cases.jsonl").read_text().splitlines()]
+    for case in cases:
+        case["messages"][0]["content"] += ", asks Ada Quill"
+        case["expect"]["secrets"] = ["Ada Quill"]
+    (suite / "cases.jsonl").write_text("".join(json.dumps(case) + "\n" for case in cases))
+    served.answer = lambda body: completion("Dear Ada  Quill")
+    report = launch(options(suite, served))
+    list(write_queue(report, str(suite), suite / "queue.jsonl"))
+    queued = (suite / "queue.jsonl").read_text()
+    assert "Dear <SECRET_1>" in queued
+    assert "Quill" not in queued
+    assert load_labels_of(queued, report)
+    shown, questions = _shareable(report, str(suite))
+    assert "Quill" not in str([[answer.text for answer in shown.evidence.answers], questions])
+
+
+def load_labels_of(queued: str, report: Report) -> bool:
+    """Whether each line names the text that was given, and not the one that was shown."""
+    given = {answer_digest(answer) for answer in report.evidence.answers}
+    return {json.loads(line)["answer"] for line in queued.splitlines()} <= given

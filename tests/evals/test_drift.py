@@ -123,6 +123,34 @@ def test_agreement_inside_its_interval_is_no_drift_and_silence_is() -> None:
     assert "not scored" in (drift(AnchorScores("m", "j@1", 0.8, 0.7, 0.9, 40, 20), locked) or "")
 
 
+def test_a_judge_that_turns_from_mild_to_strict_has_changed_though_his_kappa_has_not(
+    suite: Path, served: Served
+) -> None:
+    def says(wrong: tuple[str, ...]) -> Any:
+        def answer(body: dict[str, Any]) -> Any:
+            if "response_format" not in body:
+                return completion(good(body))
+            shown = body["messages"][1]["content"]
+            yes = ("fine" in shown) != any(f"user: q{number}\n" in shown for number in wrong)
+            return completion(json.dumps({"reason": "r", "verdict": "yes" if yes else "no"}))
+
+        return answer
+
+    served.answer = says(tuple(str(number) for number in range(0, 20, 2)))  # ten poor answers pass
+    (mild,) = lock(str(suite), served.url, suite.parent / "out", None)
+    served.answer = says(tuple(str(number) for number in range(1, 20, 2)))  # ten good ones fail
+    strict = run(suite, served)
+    assert strict.evidence.anchors[0].kappa == mild.kappa == 0.5
+    assert any("judge changed: sensitivity 0.50, 1.00" in reason for reason in strict.gate.reasons)
+
+
+def test_other_anchors_are_not_the_locked_ones(suite: Path, served: Served) -> None:
+    lock(str(suite), served.url, suite.parent / "out", None)
+    text = (suite / "anchors.jsonl").read_text()
+    (suite / "anchors.jsonl").write_text(text.replace('"q3"', '"an easier question"'))
+    assert any("not those that were locked" in reason for reason in run(suite, served).gate.reasons)
+
+
 @pytest.mark.parametrize(
     ("line", "fault"),
     [

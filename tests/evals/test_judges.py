@@ -16,7 +16,7 @@ from evals.judges.asked import choice_in
 from evals.judges.checks import Check
 from evals.judges.json_schema import faults, unknown_keywords
 from evals.judges.model import ModelJudge
-from evals.judges.personal_data import find_personal_data, redact
+from evals.judges.personal_data import find_personal_data, redact, says, without_secrets
 from evals.judges.structured import Asking
 from evals.types import Answer, Expectation, Judge, Message, Sample, Score, scored
 
@@ -212,3 +212,18 @@ async def test_an_answer_cannot_close_its_marks_and_the_judge_sees_no_personal_d
     assert "4111" not in prompt
     assert "a@b.example" not in prompt
     assert double.seen[0]["response_format"]["type"] == "json_schema"
+
+
+@pytest.mark.parametrize(
+    "written",
+    ["555\u2011867\u20115309", "555\u00a0867\u00a05309", "555\u200b-867\u200b-5309", "555\u2013867\u20135309", "\uff15\uff15\uff15-867-5309"],
+)  # fmt: skip
+def test_hyphens_that_do_not_break_and_what_nobody_sees_hide_no_value(written: str) -> None:
+    """Models write such numbers of themselves; they were shown to judges and counted as no leak."""
+    text = f"Mar\u00eda is at {written}."
+    assert "5309" not in redact(text)
+    assert says(text, "555 867 5309")
+    assert "5309" not in without_secrets(text, ("555 867 5309",))
+    assert "Maria\u0301" not in without_secrets("call Mari\u0301a now", ("Mar\u00eda",))
+    assert says("call Mari\u0301a now", "Mar\u00eda")
+    assert "maria" not in redact("mail maria\u200b@example.com")

@@ -90,6 +90,20 @@ def test_a_changed_report_is_found_out(suite: Path, served: Served, tmp_path: Pa
         (replace(report, gate=promoted), "verdict does not follow"),
         (replace(report, comparisons=report.comparisons[:1]), "does not follow"),
         (replace(report, signature=None), "is not signed"),
+        (
+            replace(report, usage=(replace(report.usage[0], cost_usd=Decimal(0), errors=9), *report.usage[1:])),
+            "not signed with",
+        ),
+        (
+            replace(
+                report,
+                evidence=replace(
+                    report.evidence,
+                    answers=(replace(report.evidence.answers[0], latency_ms=1.0), *report.evidence.answers[1:]),
+                ),
+            ),
+            "not signed with",
+        ),
         (replace(report, signature="hmac-sha256:00"), "not signed with this key"),
     ):
         with pytest.raises(RecordError, match=message):
@@ -449,10 +463,12 @@ def test_calibrate_plan_and_simulate_speak_to_machines(suite: Path, served: Serv
     assert "no number of conversations shows 'better'" in invoke("plan", "--margin", "0").output
     impossible = invoke("plan", "--difference", "0.9")
     assert (impossible.exit_code, "discordance is 0.2" in impossible.output) == (3, True)
-    unsigned = invoke("gate", path, CALLGATE_EVAL_KEY="")
+    unsigned = invoke("gate", path)
     assert (unsigned.exit_code, "the signature was not checked" in unsigned.output) == (1, True)
     after = CliRunner().invoke(gate_app, [str(path), "--json"])  # `callgate gate`, an option behind the file
     assert (after.exit_code, json.loads(after.stdout)["verdict"]) == (1, "reject")
+    lost = invoke("gate", path, CALLGATE_EVAL_KEY="")  # a pipeline without its secret: the check must not go with it
+    assert (lost.exit_code, "fewer than 16 bytes" in lost.output) == (3, True)
 
 
 def test_a_tracker_that_greets_leaves_standard_output_to_the_report(
@@ -468,6 +484,23 @@ def test_a_tracker_that_greets_leaves_standard_output_to_the_report(
     )
     assert json.loads(done.stdout)["gate"]["verdict"] == "promote"
     assert "View run at" in done.stderr
+
+
+def test_an_old_report_and_one_of_something_else_do_not_pass_for_this_candidate(suite: Path, served: Served) -> None:
+    launch(options(suite, served, candidate="good", baseline="bad"))
+    path, about = suite / "out/report.json", ("--suite", str(suite), "--candidate")
+    assert invoke("gate", path, *about, "good").exit_code == 0
+    other = invoke("gate", path, *about, "same")
+    assert (other.exit_code, "about 'good', not 'same'" in other.output) == (3, True)
+    assert invoke("gate", path, "--suite", suite).exit_code == 3
+    text = (suite / "suite.yaml").read_text()
+    (suite / "suite.yaml").write_text(text.replace("good: {model: m,", "good: {model: m, version: next,"))
+    assert "not of what is in tiny now (suite)" in invoke("gate", path, *about, "good").output
+    (suite / "suite.yaml").write_text(text)
+    cases = (suite / "cases.jsonl").read_text()
+    (suite / "cases.jsonl").write_text(cases.replace("question 7", "an easier question"))
+    easier = invoke("gate", path, *about, "good")
+    assert (easier.exit_code, "in tiny now (cases)" in easier.output) == (3, True)
 
 
 def test_the_digest_of_a_report_does_not_hold_time(suite: Path, served: Served) -> None:

@@ -7,6 +7,7 @@ import json
 import os
 import socket
 import subprocess
+import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
@@ -103,10 +104,16 @@ def test_a_model_version_without_its_registry_or_number_is_named_before_anything
     assert "--model-version is NAME/VERSION" in done.output
 
 
-def test_wandb_writes_a_run_offline(report: Report, tmp_path: Path) -> None:
+def test_wandb_writes_a_run_offline_and_takes_nothing_else_along(
+    report: Report, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of itself it takes what is printed, the command line (addresses may hold passwords), the machine's name and changed files."""
+    monkeypatch.setattr(sys, "argv", ["callgate", "--mlflow=https://user:hunter2@example.com"])
     (line,) = record(report, SUITE, tmp_path, Trackers(wandb="offline"), None)
     assert line.startswith("wandb: run "), line
-    assert list((tmp_path / "wandb").glob("offline-run-*/*.wandb"))
+    (run,) = (tmp_path / "wandb").glob("offline-run-*/*.wandb")
+    assert b"hunter2" not in run.read_bytes()
+    assert not (run.parent / "files/output.log").exists()
 
 
 def test_a_tracker_that_is_away_costs_one_clear_line_each(report: Report, tmp_path: Path) -> None:
