@@ -18,7 +18,7 @@ from evals.digests import digest
 from evals.drift import changed_trust
 from evals.evidence import Evidence, MetricPlan
 from evals.statistics.corrections import ppi_difference
-from evals.statistics.differences import bootstrap_interval, paired_difference
+from evals.statistics.differences import bootstrap_interval, group, paired_difference
 from evals.statistics.sequential import (
     FIRST_LOOK,
     asymptotic_p,
@@ -114,6 +114,9 @@ def _compare(evidence: Evidence, metric: MetricPlan, trust: Trust, labels: Human
         )
         more = 2 * (evidence.limits.min_conversations - len(labelled))  # both sides of a pair in each of them
         trust, corrected = Trust(Standing.REFUSED, reason, trust.labels, trust.labels + more), False
+    chosen = _chosen(both) if corrected else None
+    if chosen is not None:
+        trust, corrected = Trust(Standing.REFUSED, chosen, trust.labels), False
     return Comparison(
         metric=metric.name,
         decides=metric.decides,
@@ -131,6 +134,27 @@ def _compare(evidence: Evidence, metric: MetricPlan, trust: Trust, labels: Human
         method="paired, clustered, corrected by labels (PPI++)" if corrected else "paired, clustered",
         anytime=_anytime(pairs, metric.margin, evidence, corrected=corrected) if evidence.limits.sequential else None,
     )
+
+
+def _chosen(pairs: list[_Pair]) -> str | None:
+    """Why the labelled pairs cannot be a random part of all, which the correction assumes; None where they can be.
+
+    The judge has seen all of them: a mean of his that differs between the labelled and the others by more than 3.3 errors of a random draw (by
+    conversation). Of releases on the margin 15 to 26 % were promoted where people took what passes five times as often (150 conversations;
+    2026-11-27), unseen. What the judge does not see of the choice is not seen here either.
+    """
+    seen = np.isfinite([pair.human for pair in pairs])
+    if seen.all():
+        return None
+    groups, count = group([pair.conversation for pair in pairs])
+    weights = np.where(seen, 1 / seen.sum(), -1 / (~seen).sum())
+    for name in ("candidate", "baseline"):
+        values = np.array([getattr(pair, name) for pair in pairs], dtype=np.float64)
+        totals = np.bincount(groups, weights=weights * (values - values.mean()), minlength=count)
+        if abs(totals.sum()) > 3.3 * np.sqrt(np.square(totals).sum()):
+            means = f"{values[seen].mean():.2f} on the labelled, {values[~seen].mean():.2f} on the other answers"
+            return f"the labels are not of a random part of the cases: the judge gives the {name} {means}"
+    return None
 
 
 def look_order(dataset_digest: str, conversation: str) -> str:

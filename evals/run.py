@@ -109,11 +109,12 @@ class EvalRun:
         return answers
 
     async def judge(self, samples: Sequence[Sample], answers: list[Answer], judges: dict[str, Judge]) -> list[Score]:
+        """Both answers to a case one after the other: a judge that changes on the way does so for both sides."""
         by_id = {sample.id: sample for sample in samples}
         asked = [
             (judge, by_id[answer.sample_id], answer)
             for judge in judges.values()
-            for answer in answers
+            for answer in sorted(answers, key=lambda answer: (answer.sample_id, answer.repeat))
             if judge.applies(by_id[answer.sample_id])
         ]
         return await self._each("scores", asked, lambda one: one[0].score(one[1], one[2]))

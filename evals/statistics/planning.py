@@ -1,6 +1,6 @@
 """How many conversations a question needs, and what difference a given number can show.
 
-Normal approximation with the same least error as the gate; knows nothing of prices.
+Normal approximation, read with the gate's own t and least error; knows nothing of prices.
 """
 
 from __future__ import annotations
@@ -57,7 +57,8 @@ def standard_error(design: Design, conversations: float, difference: float) -> f
 def power_at(design: Design, conversations: float, *, distance: float, difference: float = 0.0) -> float:
     """The chance to clear a bound that lies `distance` (margin + true difference) below the true difference."""
     error = standard_error(design, conversations, difference)
-    return float(stats.norm.cdf(distance / error - stats.norm.ppf(1 - design.alpha)))
+    freedom = max(1.0, conversations * design.labelled_share - (1 if design.labelled_share == 1 else 2))
+    return float(stats.norm.cdf(distance / error - stats.t.ppf(1 - design.alpha, freedom)))
 
 
 def conversations_needed(

@@ -13,23 +13,24 @@ from typing import Any
 from xml.etree import ElementTree
 
 import msgspec
+import numpy as np
 import pytest
 from aiohttp import web
 from rich.console import Console
 from typer.testing import CliRunner
 
-from evals.calibrate import Label, answer_digest, calibrate, load_labels
+from evals.calibrate import Calibration, Label, answer_digest, calibrate, load_labels
 from evals.cli import app, gate_app
-from evals.compare import resampled, slices
+from evals.compare import compare, resampled, slices
 from evals.errors import LabelsError, RecordError, SuiteError
-from evals.evidence import Evidence, load_evidence, merge, save_evidence
+from evals.evidence import Case, Evidence, load_evidence, merge, save_evidence
 from evals.html import to_html
 from evals.launch import launch
 from evals.render import to_junit, to_markdown, to_terminal
 from evals.report import Report, build_report, load_report, save_report, sign, verify
 from evals.suite import find_suite, json_schema, load_suite
 from evals.terminal import broken_is_3, progress_bars, progress_lines
-from evals.types import Score, Standing, Verdict
+from evals.types import Score, Standing, Trust, Verdict
 from tests.evals.tiny import SUITE, Served, completion, good, options
 
 KEY = b"0123456789abcdef"
@@ -537,3 +538,45 @@ def test_a_log_gets_a_line_now_and_then_and_one_at_the_end(capsys: pytest.Captur
         "answers of good: 3 of 5 $0.3000",
         "answers of good: 5 of 5 $0.5000",
     ]
+
+
+def test_a_judge_meets_both_sides_of_a_case_one_after_the_other(suite: Path, served: Served) -> None:
+    """First all of the candidate and then all of the baseline, a judge that grew mild half way favoured the latter."""
+    judged = []
+
+    def hear(body: dict[str, Any]) -> Any:
+        if "response_format" in body:
+            judged.append("word" in body["messages"][1]["content"])
+        return completion(good(body))
+
+    served.answer = hear
+    launch(options(suite, served, concurrency=1))
+    assert judged == [True, False] * 40
+
+
+def test_labels_of_what_passes_are_no_random_part_and_correct_nothing(suite: Path, served: Served) -> None:
+    evidence = launch(options(suite, served, candidate="same", baseline="good")).evidence
+    names = [f"d{number:03}" for number in range(150)]
+    random = np.random.default_rng(4)
+    passed = {name: random.random(2) < 0.75 for name in names}
+    metric = replace(evidence.metrics[1], decides=True)
+    scores = tuple(
+        Score("helpful", name, side, 0, float(passed[name][place]), "said", metric.judge)
+        for name in names
+        for place, side in enumerate(("same", "good"))
+    )
+    cases = tuple(Case(name, name, "all", "d", ("helpful",)) for name in names)
+    evidence = replace(evidence, metrics=(metric,), cases=cases, scores=scores)
+    trust = Calibration("helpful", "j", None, 0, Trust(Standing.CALIBRATED, "said so", 60))
+    drawn = random.permutation(names)[:60]
+    easy = sorted(names, key=lambda name: (not passed[name][0], random.random()))[:60]
+    found = {}
+    for kind, chosen in (("drawn", drawn), ("easy", easy)):
+        labels = {
+            ("helpful", str(n), side, 0): bool(passed[n][p]) for n in chosen for p, side in enumerate(("same", "good"))
+        }
+        (one,) = compare(evidence, labels=labels, calibrations=[trust])
+        found[kind] = one.trust
+    assert found["drawn"].standing is Standing.CALIBRATED
+    assert found["easy"].standing is Standing.REFUSED
+    assert "not of a random part of the cases: the judge gives the candidate 1.00" in found["easy"].reason

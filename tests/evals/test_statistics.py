@@ -418,6 +418,18 @@ def test_several_cases_a_conversation_are_planned_for_what_they_are_worth(
     assert 0.65 <= promoted / 300 <= 0.9
 
 
+@pytest.mark.parametrize(("discordance", "margin"), [(0.2, 0.3), (0.5, 0.5)])
+def test_a_plan_of_few_conversations_reads_student_as_the_gate_does(discordance: float, margin: float) -> None:
+    """By the normal quantile 17 and 13 conversations were planned, which decide 68 and 74 % of the time."""
+    needed = conversations_needed(Design(discordance), margin=margin)
+    assert needed is not None
+    random, names = np.random.default_rng(29), [str(n) for n in range(needed)]
+    shares = [discordance / 2, 1 - discordance, discordance / 2]
+    drawn = [random.choice([-1.0, 0.0, 1.0], needed, p=shares) for _ in range(1500)]
+    promoted = sum(interval(paired_difference(values, names), 0.05)[0] > -margin for values in drawn)
+    assert promoted / 1500 >= 0.765
+
+
 @pytest.mark.parametrize(
     ("margin", "difference", "fault"), [(-1.0, 0.0, "margin"), (0.05, 0.9, "discordance"), (2.0, 0.0, "margin")]
 )
