@@ -80,8 +80,7 @@ class EvalRun:
     async def _ask(
         self, samples: Sequence[Sample], plan: Plan, judges: dict[str, Judge], pairwise: dict[str, PairwiseJudge]
     ) -> Evidence:
-        candidate = await self.generate(samples, plan, plan.candidate)
-        baseline = await self.generate(samples, plan, plan.baseline)
+        candidate, baseline = await self.generate(samples, plan)
         scores = await self.judge(samples, [*candidate, *baseline], judges)
         scores += await self.judge_pairs(samples, candidate, baseline, pairwise)
         return collect(plan, samples, {**judges, **pairwise}, [*candidate, *baseline], scores)
@@ -99,14 +98,27 @@ class EvalRun:
         dataset = plan.suite.dataset
         return (dataset.shard(*plan.shard) if plan.shard else dataset).samples
 
-    async def generate(self, samples: Sequence[Sample], plan: Plan, setting: Setting) -> list[Answer]:
-        price = plan.suite.model.targets[setting.name].price
-        target = Target(setting, self._client, Price(price.prompt_usd, price.completion_usd))
-        asked = [(sample, repeat) for sample in samples for repeat in range(plan.suite.model.repeats)]
-        answers = await self._each(f"answers of {setting.name}", asked, lambda pair: target.answer(*pair))
+    async def generate(self, samples: Sequence[Sample], plan: Plan) -> tuple[list[Answer], list[Answer]]:
+        """The candidate's and the baseline's answers, in the order of the samples. Both sides are asked a case one after the other, each of them first
+        in half of the cases: a slow hour, a warm cache or a spent budget favours neither.
+        """
+        targets = [self._target(plan, setting) for setting in (plan.candidate, plan.baseline)]
+        asked = [
+            (targets[side], sample, repeat)
+            for sample in samples
+            for repeat in range(plan.suite.model.repeats)
+            for side in ((0, 1) if int(sample.digest[-1], 16) % 2 else (1, 0))
+        ]
+        answers = await self._each("answers", asked, lambda one: one[0].answer(one[1], one[2]))
+        candidate, baseline = ([a for a in answers if a.setting == target.setting.name] for target in targets)
         if plan.shard is None:
-            require_answers(answers, setting.name)
-        return answers
+            require_answers(answers, plan.candidate.name)
+            require_answers(answers, plan.baseline.name)
+        return candidate, baseline
+
+    def _target(self, plan: Plan, setting: Setting) -> Target:
+        price = plan.suite.model.targets[setting.name].price
+        return Target(setting, self._client, Price(price.prompt_usd, price.completion_usd))
 
     async def judge(self, samples: Sequence[Sample], answers: list[Answer], judges: dict[str, Judge]) -> list[Score]:
         """Both answers to a case one after the other: a judge that changes on the way does so for both sides."""

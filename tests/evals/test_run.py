@@ -52,7 +52,7 @@ def test_a_run_that_died_goes_on_where_it_stopped_and_a_complete_one_leaves_no_r
         pass
 
     def cut(stage: str, done: int, _total: int, _cost: object) -> None:
-        if stage == "answers of good" and done == 10:
+        if stage == "answers" and done == 50:
             raise PowerCutError
 
     with pytest.raises(BaseException):  # noqa: B017, PT011  the cut arrives in an exception group
@@ -520,12 +520,12 @@ def test_progress_shows_rate_cost_and_time_left(
     monkeypatch.setenv("COLUMNS", "120")
     with progress_bars(quiet=False) as progress:
         for done in range(1, 6):
-            progress("answers of good", done, 10, Decimal(done) / 10)
+            progress("answers", done, 10, Decimal(done) / 10)
     shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", capsys.readouterr().err)
     last = shown.strip().splitlines()[-1]
-    assert re.search(r"answers of good .* 5/10 [\d.]+/s \$0\.5000 (\d:\d\d:\d\d|-:--:--)", last), last
+    assert re.search(r"answers .* 5/10 [\d.]+/s \$0\.5000 (\d:\d\d:\d\d|-:--:--)", last), last
     with progress_bars(quiet=True) as progress:
-        progress("answers of good", 1, 2, None)
+        progress("answers", 1, 2, None)
     assert capsys.readouterr().err.strip() == ""
 
 
@@ -533,10 +533,10 @@ def test_a_log_gets_a_line_now_and_then_and_one_at_the_end(capsys: pytest.Captur
     seconds = iter(range(0, 1000, 10))
     progress = progress_lines(lambda: next(seconds))
     for done in range(1, 6):
-        progress("answers of good", done, 5, Decimal(done) / 10)
+        progress("answers", done, 5, Decimal(done) / 10)
     assert capsys.readouterr().err.splitlines() == [
-        "answers of good: 3 of 5 $0.3000",
-        "answers of good: 5 of 5 $0.5000",
+        "answers: 3 of 5 $0.3000",
+        "answers: 5 of 5 $0.5000",
     ]
 
 
@@ -580,3 +580,18 @@ def test_labels_of_what_passes_are_no_random_part_and_correct_nothing(suite: Pat
     assert found["drawn"].standing is Standing.CALIBRATED
     assert found["easy"].standing is Standing.REFUSED
     assert "not of a random part of the cases: the judge gives the candidate 1.00" in found["easy"].reason
+
+
+def test_both_sides_of_a_case_are_asked_together_and_each_is_first_about_as_often(suite: Path, served: Served) -> None:
+    asked: list[tuple[str, str]] = []
+
+    def answer(body: dict[str, Any]) -> web.Response:
+        if "response_format" not in body:
+            asked.append((body["messages"][-1]["content"], body["messages"][0]["content"]))
+        return completion(good(body))
+
+    served.answer = answer
+    launch(options(suite, served, concurrency=1))
+    pairs = list(zip(asked[::2], asked[1::2], strict=True))
+    assert all(one == other for (one, _), (other, _) in pairs)
+    assert 10 <= sum(system == "ramble" for (_, system), _ in pairs) <= 30

@@ -70,7 +70,7 @@ def test_the_pods_of_a_job_give_the_report_of_one_and_the_last_of_them_writes_it
     one = options(suite, served)
     stages: list[str] = []
     reports = [launch_pod(one, index, 4, lambda stage, *_: stages.append(stage)) for index in (2, 0, 3, 1)]
-    assert "answers of good" in stages
+    assert "answers" in stages
     assert reports[:3] == [None, None, None]
     assert reports[3] is not None
     assert reports[3].digest == whole.digest
