@@ -41,7 +41,7 @@ def phoenix(python: Path, state_dir: Path, port: int, ready_within_s: float) -> 
     return Part(
         "phoenix",
         "Phoenix",
-        [str(python), str(Path(__file__).with_name("phoenix_serve.py"))],
+        [str(python), "-P", str(Path(__file__).with_name("phoenix_serve.py"))],
         answers_http(f"{url}/healthz"),
         environment,
         ready_within_s=ready_within_s,

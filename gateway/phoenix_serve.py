@@ -1,6 +1,6 @@
 """`phoenix serve` without its gRPC server, which listens on every interface whatever PHOENIX_HOST says; traces come over HTTP.
 
-Run as a file by the Python of Phoenix's own environment.
+Run by the Python of Phoenix's own environment, with -P: the modules beside this file are not its.
 """
 
 from __future__ import annotations

@@ -42,6 +42,7 @@ def test_up_once_shows_a_tour_that_goes_right_and_leaves_no_process(tmp_path: Pa
     left = [p for p in psutil.process_iter(["environ"]) if str(tmp_path) in str(p.info["environ"])]
     assert left == []
     assert up.returncode == 0, said[-4000:]
+    assert "Traces (Phoenix)" in said
     assert addresses == {"127.0.0.1"}
     assert (tmp_path / "recording.keys").stat().st_mode & 0o77 == 0
     database = Database(f"sqlite:///{tmp_path}/policies.db")  # the tour is recorded, for a first plan
