@@ -76,7 +76,8 @@ def unpack(
     try:
         policy = load_policy(place, actions)
     except PolicyError as error:
-        shutil.rmtree(place, ignore_errors=True)
+        if not _is_whole(place, version):  # else what this image lacks another one, with the same folder, may have
+            shutil.rmtree(place, ignore_errors=True)
         raise SettingsError(error.file, error.line, error.key, _said(error)) from None
     if policy.digest != digest:
         shutil.rmtree(place, ignore_errors=True)
@@ -88,6 +89,10 @@ def unpack(
         message = f"digest mismatch: its content is {policy.digest[:12]}{why}"
         raise SettingsError(place / "policy.yaml", None, f"version {digest[:12]}", message)
     return place
+
+
+def _is_whole(place: Path, version: Mapping[str, str]) -> bool:
+    return all((place / name).is_file() and (place / name).read_text("utf-8") == text for name, text in version.items())
 
 
 def _refuse_path(name: str, place: Path) -> None:

@@ -262,6 +262,28 @@ async def test_one_replica_that_cannot_compile_keeps_a_version_from_all_and_poll
     assert await first.digest() == await second.digest() == milder.digest[:12]
 
 
+def test_a_version_that_one_image_cannot_compile_stays_for_others_and_a_broken_one_is_made_again(
+    tmp_path: Path,
+) -> None:
+    from gateway.settings import SettingsError
+    from gateway.steps.versions import read_version, unpack
+
+    (trusted := tmp_path / "trusted").mkdir()
+    (trusted / "ours.py").write_text("VALUE = 1\n")
+    source = edited(
+        Path(__file__).parent / "life_policy", tmp_path / "acting", ("version: 1", "version: 1\nactions: [ours]")
+    )
+    acting = read_version(source, trusted)
+    place = unpack(acting.files, acting.digest, tmp_path / "kept", actions=trusted)
+    with pytest.raises(SettingsError, match="no trusted folder of actions"):
+        unpack(acting.files, acting.digest, tmp_path / "kept")
+    assert unpack(acting.files, acting.digest, tmp_path / "kept", actions=trusted) == place
+    (place / "config.yml").unlink()
+    with pytest.raises(SettingsError, match="there is no such file"):
+        unpack(acting.files, acting.digest, tmp_path / "kept", actions=trusted)
+    assert unpack(acting.files, acting.digest, tmp_path / "kept", actions=trusted) == place
+
+
 def _redis(at: Life) -> str:
     import yaml
 
