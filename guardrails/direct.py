@@ -103,9 +103,8 @@ def _scorer(rail: RailSettings, built: Mapping[str, Cascade]) -> Scorer:
     kinds = _Kinds(cascade, places, SHORTEST_WORDS if name == "promises" else 1)
     if name not in SECOND_OPINION:
         return kinds
-    second = Cascade(
-        Weights.load(MODELS / SECOND_OPINION[name] / "weights.npz")
-    )  # not of the first stage that reads every turn
+    # Not of the first stage, which reads every turn.
+    second = Cascade(Weights.load(MODELS / SECOND_OPINION[name] / "weights.npz"))
     return _Confirmed(kinds, DEFAULT_THRESHOLD if rail.threshold is None else rail.threshold, second)
 
 
